@@ -1,0 +1,32 @@
+# Everything runs inside .venv, which uv builds from uv.lock. A working uv on PATH is used if
+# there is one; otherwise a private one goes to .uv/.
+UV = $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+
+.PHONY: help setup quickstart test test-fast lint
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup: .venv/installed  ## install everything into .venv
+
+.venv/installed: pyproject.toml uv.lock
+	@uv --version >/dev/null 2>&1 || [ -x .uv/bin/uv ] || \
+	  { echo "No working uv found: putting one into .uv/"; python3 -m venv .uv && .uv/bin/pip install --quiet uv; }
+	$(UV) sync --locked --extra dev
+	@touch $@
+
+quickstart: setup  ## train one model on four unlike tasks
+	.venv/bin/scalezero train --preset quickstart
+
+test: setup  ## run the whole suite
+	.venv/bin/pytest -n 2 --dist loadfile
+
+test-fast: setup  ## run the suite without the slow tests
+	.venv/bin/pytest -n 2 --dist loadfile -m "not slow"
+
+lint: setup  ## format check, lint and types
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/pyright --pythonpath .venv/bin/python

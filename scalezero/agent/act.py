@@ -1,0 +1,70 @@
+"""One decision for every environment: look, remember, plan."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from scalezero.agent.policies import squash_action
+from scalezero.agent.records import History, Observation, Plan
+from scalezero.agent.search import plan
+from scalezero.agent.world import World
+from scalezero.config import SearchSettings
+
+
+def empty_history(world: World, slots: int, rows: int, context: int) -> History:
+    """No past at all, for `rows` environments in each of `slots`."""
+    embed = world.choice_tokens.shape[-1]
+    return History(
+        latent=jnp.zeros((slots, rows, context, embed)),
+        action=jnp.zeros((slots, rows, context, world.tasks.action_width)),
+        length=jnp.zeros((slots, rows), jnp.int32),
+    )
+
+
+def remember(
+    history: History,
+    latent: Float[Array, "slot row embed"],
+    first: Bool[Array, "slot row"],
+) -> History:
+    """`history` with one more observation; where `first`, it is the only one."""
+    context = history.latent.shape[2]
+    shift = lambda past, new: jnp.concatenate([past[:, :, 1:], new[:, :, None]], axis=2)
+    return History(
+        latent=shift(history.latent, latent),
+        action=shift(history.action, jnp.zeros_like(history.action[:, :, 0])),
+        length=jnp.where(first, 1, jnp.minimum(history.length + 1, context)),
+    )
+
+
+@eqx.filter_jit(donate="none")
+def act(
+    world: World,
+    task: Int[Array, " slot"],
+    history: History,
+    observation: Observation,
+    first: Bool[Array, "slot row"],
+    settings: SearchSettings,
+    explore: Float[Array, ""],
+    *,
+    key: PRNGKeyArray,
+) -> tuple[Float[Array, "slot row action"], Plan, History]:
+    """What to do now in every environment, the plan behind it, and the history to go on with.
+
+    The actions are those the environments take: numbers, or entries in [-1, 1].
+
+    Args:
+        world: The agent.
+        task: Whose environments each slot holds.
+        history: What came before; entries of rows that are `first` are ignored.
+        observation: What is seen now.
+        first: Whether it is the first observation of an episode.
+        settings: How to search.
+        explore: 1 while collecting, 0 while evaluating; not a constant, so nothing recompiles.
+        key: Consumed.
+    """
+    bound = world.bind(task, len(observation.vector))
+    history = remember(history, bound.encode(observation), first)
+    planned = plan(bound, history, settings, explore, key=key)
+    taken = history.action.at[:, :, -1].set(planned.action)
+    history = History(history.latent, taken, history.length)
+    return squash_action(planned.action, bound.table.discrete), planned, history

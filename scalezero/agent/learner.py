@@ -1,0 +1,92 @@
+"""What is learnt, and one update of it."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from scalezero.agent.losses import Metrics, loss
+from scalezero.agent.optimiser import moving
+from scalezero.agent.records import Batch
+from scalezero.agent.world import World
+from scalezero.config import LearnSettings
+
+
+class Learner(eqx.Module):
+    """All that learning changes."""
+
+    world: World
+    target: World  # the slow average of `world`
+    moments: optax.OptState
+    updates: Int[Array, ""]
+    key: PRNGKeyArray
+
+
+def learner(world: World, rule: optax.GradientTransformation, *, key: PRNGKeyArray) -> Learner:
+    """A learner that has learnt nothing yet."""
+    copy = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, world)
+    moments = rule.init(moving(world))
+    return Learner(world, copy, moments, jnp.zeros((), jnp.int32), key)
+
+
+def update(
+    state: Learner,
+    batch: Batch,
+    task: Int[Array, " slot"],
+    settings: LearnSettings,
+    rule: optax.GradientTransformation,
+) -> tuple[Learner, Metrics]:
+    """One gradient step on one batch."""
+    key, fresh = jax.random.split(state.key)
+    params, rest = eqx.partition(state.world, eqx.is_inexact_array)
+
+    def objective(params: World) -> tuple[Float[Array, ""], Metrics]:
+        world = eqx.combine(params, rest)
+        return loss(world, state.target, batch, task, settings, key=fresh)
+
+    gradient, metrics = jax.grad(objective, has_aux=True)(params)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes integer and float
+        step, moments = rule.update(gradient, state.moments, params)
+    params = eqx.apply_updates(params, step)
+    slow = lambda new, old: old + settings.target_rate * (new - old)
+    old, still = eqx.partition(state.target, eqx.is_inexact_array)
+    target = eqx.combine(jax.tree.map(slow, params, old), still)
+    tasks = state.world.tasks.tasks
+    metrics["gradient/norm"] = jnp.full(tasks, optax.tree.norm(gradient))
+    return Learner(eqx.combine(params, rest), target, moments, state.updates + 1, key), metrics
+
+
+def update_many(
+    state: Learner,
+    batches: Batch,
+    task: Int[Array, "batch slot"],
+    settings: LearnSettings,
+    rule: optax.GradientTransformation,
+) -> tuple[Learner, Metrics]:
+    """One update for each of a stack of batches, in order; the metrics are their means.
+
+    A metric is NaN as soon as one of the updates made it so. Of `state`, only the world may be used
+    afterwards (an actor may still plan with it); the memory of the rest is given to the new state.
+    """
+    rest = eqx.tree_at(lambda s: s.world, state, None)
+    return _update_many((state.world, batches, task), rest, settings, rule)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _update_many(
+    kept: tuple[World, Batch, Int[Array, "batch slot"]],
+    rest: Learner,
+    settings: LearnSettings,
+    rule: optax.GradientTransformation,
+) -> tuple[Learner, Metrics]:
+    world, batches, task = kept
+    state = eqx.tree_at(lambda s: s.world, rest, world, is_leaf=lambda x: x is None)
+    arrays, static = eqx.partition(state, eqx.is_array)
+
+    def body(arrays, each):
+        state, metrics = update(eqx.combine(arrays, static), *each, settings, rule)
+        return eqx.filter(state, eqx.is_array), metrics
+
+    arrays, metrics = jax.lax.scan(body, arrays, (batches, task))
+    return eqx.combine(arrays, static), jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)

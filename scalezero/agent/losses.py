@@ -1,0 +1,175 @@
+"""The losses of one update, from the world model and a batch to one number.
+
+Every loss keeps its leading axes and is averaged in one place, `per_task`, so that a mask or a
+weight is applied once and never twice.
+
+Sources: UniZero, Eq. 3 and Appendix B (arXiv:2406.10667); ScaleZero, Section 4 (arXiv:2509.07945).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from scalezero.agent.records import Batch
+from scalezero.agent.support import cross_entropy, squash, two_hot
+from scalezero.agent.targets import targets
+from scalezero.agent.world import SIM_GROUP, World
+from scalezero.config import LearnSettings
+from scalezero.nets.experts import Routing
+from scalezero.nets.norms import SimNorm
+
+type Metrics = dict[str, Float[Array, " task"]]
+
+
+def loss(
+    world: World,
+    target: World,
+    batch: Batch,
+    task: Int[Array, " slot"],
+    settings: LearnSettings,
+    *,
+    key: PRNGKeyArray,
+) -> tuple[Float[Array, ""], Metrics]:
+    """The weighted loss, averaged over the tasks in the batch, and its parts for each task.
+
+    Args:
+        world: What learns.
+        target: Its slow average; no gradient reaches it.
+        batch: Windows of experience.
+        task: Whose windows each slot holds.
+        settings: Weights and horizons.
+        key: Consumed.
+    """
+    time, tasks = batch.policy.shape[2], world.tasks.tasks
+    vector_slots = len(batch.observation.vector)
+    bound = world.bind(task, vector_slots)
+
+    goal_latent, goal_value = _look_ahead(target, batch, task)
+    table = bound.table
+    goal = jax.lax.stop_gradient(
+        targets(batch, goal_latent, goal_value, table.discount, table.reward_scale)
+    )
+
+    window = jax.tree.map(lambda x: x[:, :, :time], batch.observation)
+    latent = bound.encode(window)
+    at_latent, at_action, routing = bound.unroll(latent, batch.action[:, :, :time])
+
+    coded = lambda x: two_hot(squash(x), world.support)
+    policy = bound.policy(at_latent)
+    chosen = jnp.where(batch.valid, policy.log_prob(batch.candidates), 0.0)
+    goal_policy = jnp.where(goal.decided[..., None], batch.policy, 0.0)
+    parts = {
+        "latent": (_latent_loss(world, bound.next_latent(at_action), goal.latent), goal.followed),
+        "reward": (cross_entropy(bound.reward_head(at_action), coded(goal.reward)), goal.rewarded),
+        "value": (cross_entropy(bound.value_head(at_latent), coded(goal.value)), goal.valued),
+        "policy": (-jnp.sum(goal_policy * chosen, axis=-1), goal.decided),
+        "entropy": (policy.entropy(), goal.decided),
+    }
+    mean = {name: per_task(*part, task, tasks) for name, part in parts.items()}
+    weight = settings.loss
+    total = (
+        weight.latent * mean["latent"]
+        + weight.reward * mean["reward"]
+        + weight.value * mean["value"]
+        + weight.policy * (mean["policy"] - weight.entropy * mean["entropy"])
+    )
+    present = per_task(jnp.ones_like(goal.value), goal.valued, task, tasks)
+    scalar = jnp.sum(total) / jnp.maximum(jnp.sum(present), 1.0)
+    scalar = scalar + _router_loss(routing, batch.known[:, :, :time], settings)
+
+    metrics = {f"loss/{name}": value for name, value in mean.items()}
+    metrics["loss/total"] = total
+    metrics["target/value"] = per_task(goal.value, goal.valued, task, tasks)
+    metrics["target/policy_entropy"] = per_task(
+        -jnp.sum(goal_policy * jnp.log(jnp.maximum(goal_policy, 1e-30)), axis=-1),
+        goal.decided,
+        task,
+        tasks,
+    )
+    metrics["policy/sigma"] = per_task(
+        jnp.mean(policy.sigma, axis=-1), goal.decided & ~policy.discrete, task, tasks
+    )
+    metrics |= _load(routing, goal.decided, task, tasks)
+    return scalar, jax.lax.stop_gradient(metrics)
+
+
+def per_task(
+    loss: Float[Array, "slot row time"],
+    mask: Bool[Array, "slot row time"],
+    task: Int[Array, " slot"],
+    tasks: int,
+) -> Float[Array, " task"]:
+    """Mean loss of each task over its unmasked steps; 0 for a task with none.
+
+    Args:
+        loss: Nats (or whatever the loss is in) for each step.
+        mask: False where a step has nothing to say.
+        task: Whose data each slot holds; a task may hold any number of slots.
+        tasks: How many tasks there are.
+    """
+    by_task = lambda x: jax.ops.segment_sum(jnp.sum(x, (1, 2)), task, tasks)
+    count = by_task(mask.astype(loss.dtype))
+    return by_task(jnp.where(mask, loss, 0)) / jnp.maximum(count, 1)
+
+
+def _look_ahead(
+    target: World, batch: Batch, task: Int[Array, " slot"]
+) -> tuple[Float[Array, "slot row moment embed"], Float[Array, "slot row moment"]]:
+    """The target network's latent and value of every row, each value with its past in view."""
+    bound = target.bind(task, len(batch.observation.vector))
+    latent = bound.encode(batch.observation)
+    action = jnp.pad(batch.action, ((0, 0), (0, 0), (0, 1), (0, 0)))
+    feature, _, _ = bound.unroll(latent, action)
+    return latent, bound.value(feature)
+
+
+def _latent_loss(
+    world: World,
+    predicted: Float[Array, "slot row time embed"],
+    goal: Float[Array, "slot row time embed"],
+) -> Float[Array, "slot row time"]:
+    """Squared error of layer-normalised latents; KL of each simplex of SimNorm latents."""
+    if isinstance(world.latent_norm, SimNorm):
+        groups = lambda x: x.reshape(*x.shape[:-1], -1, SIM_GROUP) + 1e-6
+        p, q = groups(goal), groups(predicted)
+        return jnp.mean(jnp.sum(p * (jnp.log(p) - jnp.log(q)), axis=-1), axis=-1)
+    return jnp.mean(jnp.square(predicted - goal), axis=-1)
+
+
+def _router_loss(
+    routing: tuple[Routing, ...], known: Bool[Array, "slot row time"], settings: LearnSettings
+) -> Float[Array, ""]:
+    """Load balance (arXiv:2101.03961, Eq. 4) and z-loss (arXiv:2202.08906, Eq. 5)."""
+    total = jnp.zeros(())
+    real = jnp.repeat(known, 2, axis=2).reshape(-1, 1)  # a step is two tokens
+    count = jnp.maximum(jnp.sum(real.astype(jnp.float32)), 1)
+    mean = lambda x: jnp.sum(jnp.where(real, x, 0.0), axis=0) / count
+    for layer in routing:
+        experts = layer.logits.shape[-1]
+        logits = layer.logits.reshape(-1, experts)
+        sent = mean(
+            jnp.mean(jax.nn.one_hot(layer.chosen.reshape(len(logits), -1), experts), axis=1)
+        )
+        gate = mean(jax.nn.softmax(logits))
+        total += settings.loss.balance * experts * jnp.sum(sent * gate)
+        z = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        total += settings.loss.router_z * mean(jnp.square(z))[0]
+    return total
+
+
+def _load(
+    routing: tuple[Routing, ...],
+    mask: Bool[Array, "slot row time"],
+    task: Int[Array, " slot"],
+    tasks: int,
+) -> Metrics:
+    """The share of each task's tokens that each layer sends to each expert."""
+    metrics = {}
+    for depth, layer in enumerate(routing):
+        experts = layer.logits.shape[-1]
+        sent = jnp.mean(jax.nn.one_hot(layer.chosen, experts), axis=-2)
+        by_step = jnp.mean(sent.reshape(*mask.shape, 2, experts), axis=-2)
+        for index in range(experts):
+            share = per_task(by_step[..., index], mask, task, tasks)
+            metrics[f"experts/layer{depth}/{index}"] = share
+    return metrics

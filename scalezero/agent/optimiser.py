@@ -1,0 +1,45 @@
+"""How gradients become steps: AdamW, with decay on matrices only, clipping and a schedule."""
+
+import equinox as eqx
+import jax
+import optax
+from jaxtyping import PyTree
+
+from scalezero.config import LearnSettings
+
+
+def optimiser(settings: LearnSettings, updates: int) -> optax.GradientTransformation:
+    """The optimiser of a run that lasts `updates` updates."""
+    rate: optax.Schedule
+    if settings.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(settings.learning_rate, max(1, updates))
+    else:
+        rate = optax.constant_schedule(settings.learning_rate)
+    if settings.warmup:
+        rise = optax.linear_schedule(0.0, settings.learning_rate, settings.warmup)
+        rate = optax.join_schedules([rise, rate], [settings.warmup])
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip),
+        optax.adamw(
+            rate,
+            b1=settings.beta1,
+            b2=settings.beta2,
+            weight_decay=settings.weight_decay,
+            mask=_decays,
+        ),
+    )
+
+
+def _decays(params: PyTree) -> PyTree:
+    """Which leaves weight decay applies to: those whose last path entry is a matrix."""
+    is_matrix = lambda path, leaf: getattr(path[-1], "name", "") in MATRICES
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
+
+
+# Biases, gains and shifts are vectors however often they are stacked, so the name decides.
+MATRICES = frozenset({"weight", "kernel", "choice_tokens", "places", "class_token"})
+
+
+def moving(world: PyTree) -> PyTree:
+    """The leaves that the optimiser may move; None elsewhere."""
+    return eqx.filter(world, eqx.is_inexact_array)

@@ -1,0 +1,48 @@
+"""The vocabulary of array axes: every axis named in an annotation is one of these.
+
+An axis has one meaning in the whole package. A test holds the annotations to this list.
+"""
+
+AXES: dict[str, str] = {
+    # where a row of data is from
+    "task": "a task of the run",
+    "slot": "a place in a batch that holds rows of one task; which task is data",
+    "vector_slot": "a slot whose task shows state vectors; these come first",
+    "image_slot": "a slot whose task shows pictures; these come last",
+    "row": "an environment, or a sampled window, within a slot",
+    "env": "an environment of one task",
+    "batch": "an update of several that are compiled into one call",
+    # time
+    "time": "decisions, in order",
+    "context": "past decisions the agent looks back on when it plans",
+    "transition": "decisions of a window and of the look-ahead behind it",
+    "moment": "observations around these transitions: one more",
+    "token": "tokens, in order: observation, action, observation, …",
+    "window": "places for past tokens in a cache, a ring",
+    "segment": "rows of a replay that are recycled together",
+    # what a row holds
+    "size": "entries of a state vector",
+    "height": "rows of a picture",
+    "width": "columns of a picture",
+    "channel": "colours of a picture, or feature maps",
+    "action": "entries of one action",
+    "candidate": "the actions a search chooses among",
+    "choice": "the actions of a discrete task",
+    "bin": "atoms of a categorical value or reward",
+    # layers
+    "in": "inputs of a layer",
+    "out": "outputs of a layer",
+    "embed": "entries of a token",
+    "hidden": "entries between two layers",
+    "height2": "rows of a picture after a convolution",
+    "width2": "columns of a picture after a convolution",
+    "head": "attention heads",
+    "key": "entries of one head's query, key or value",
+    "layer": "transformer blocks",
+    "expert": "routed experts",
+    "pick": "experts that one token is sent to",
+    "capacity": "places for tokens in one expert's bucket",
+    "vocabulary": "sets of discrete actions that mean the same in several tasks",
+    "patch": "patches of a picture, and the class token",
+    "axes": "any leading axes",
+}

@@ -1,0 +1,289 @@
+"""Every setting there is, with its meaning, its unit and its default.
+
+A config is a value: frozen, complete, comparable. No code changes one after it is read, and
+nothing outside this file supplies a default. Values of ScaleZero's paper are in the presets
+(`scalezero/presets/`) and listed against these in `docs/fidelity.md`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message says where it is and what to do."""
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def require(ok: bool, message: str) -> None:
+    """Raise a `ValueError` unless `ok`."""
+    if not ok:
+        raise ValueError(message)
+
+
+class ModelSettings(Section):
+    """The world model's size and parts."""
+
+    embed: PositiveInt = 64
+    """Width of every token."""
+    layers: PositiveInt = 2
+    """Transformer blocks."""
+    heads: PositiveInt = 4
+    """Attention heads; must divide `embed` into even parts."""
+    window: PositiveInt = 7
+    """Tokens that a token may attend to, itself included."""
+    experts: Natural = 4
+    """Routed experts in each block; 0 for a dense block of `shared_width`."""
+    expert_picks: PositiveInt = 1
+    """Experts that each token is sent to."""
+    expert_width: PositiveInt = 64
+    """Hidden width of each routed SwiGLU expert."""
+    shared_width: PositiveInt = 128
+    """Hidden width of the shared expert, or of the dense block."""
+    router: Literal["trained", "paper"] = "trained"
+    """"trained": softmax over all experts, then the choice. "paper": the choice, then softmax."""
+    latent_norm: Literal["layer", "sim"] = "layer"
+    """How latents are normalised; "layer" goes with squared error, "sim" with KL."""
+    head_width: PositiveInt = 64
+    """Hidden width of each task's heads."""
+    vector_width: PositiveInt = 64
+    """Hidden width of each task's encoder of state vectors."""
+    image_encoder: Literal["vit", "resnet"] = "vit"
+    """What reads pictures."""
+    vit_patch: PositiveInt = 8
+    """Side of a square patch, in pixels."""
+    vit_embed: PositiveInt = 64
+    """Width of the vision transformer."""
+    vit_depth: PositiveInt = 2
+    """Blocks of the vision transformer."""
+    vit_heads: PositiveInt = 4
+    """Heads of the vision transformer; must divide `vit_embed`."""
+    vit_hidden: PositiveInt = 128
+    """Hidden width of the vision transformer's feed-forward layers."""
+    resnet_channels: PositiveInt = 32
+    """Feature maps of the residual network."""
+    resnet_depth: PositiveInt = 1
+    """Residual blocks at the lowest resolution."""
+    bins: PositiveInt = 101
+    """Atoms of the categorical value and reward; odd, so that zero is one of them."""
+    support: Positive = 30.0
+    """The atoms reach from -support to support on the scale of h(x) (see agent/support.py)."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the backbone's matrix products; "auto": bfloat16 on accelerators, else float32."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelSettings":
+        even = [n for n in range(1, self.embed + 1) if self.embed % (2 * n) == 0]
+        require(
+            self.embed % (2 * self.heads) == 0,
+            f"model.heads = {self.heads} does not split model.embed = {self.embed} into even "
+            f"parts; with this embed, heads can be {', '.join(map(str, even))}",
+        )
+        require(
+            self.vit_embed % self.vit_heads == 0,
+            f"model.vit_heads = {self.vit_heads} does not divide "
+            f"model.vit_embed = {self.vit_embed}; choose a divisor",
+        )
+        require(
+            self.latent_norm != "sim" or self.embed % 8 == 0,
+            f'model.embed = {self.embed} is not a multiple of 8, which model.latent_norm = "sim" '
+            "needs",
+        )
+        require(
+            self.experts == 0 or self.expert_picks <= self.experts,
+            f"model.expert_picks = {self.expert_picks} is more than model.experts = {self.experts}",
+        )
+        require(self.bins % 2 == 1 and self.bins > 1, f"model.bins = {self.bins} must be odd")
+        return self
+
+
+class SearchSettings(Section):
+    """How each decision is planned."""
+
+    kind: Literal["gumbel", "puct"] = "gumbel"
+    """"gumbel": sequential halving, few simulations. "puct": visit counts, as in the paper."""
+    simulations: PositiveInt = 12
+    """Model steps for each decision."""
+    candidates: PositiveInt = 16
+    """Actions sampled at each node of a continuous task."""
+    considered: PositiveInt = 8
+    """Gumbel: root actions that enter sequential halving."""
+    context: PositiveInt = 2
+    """Observations the agent looks back on, the current one included."""
+    value_scale: Positive = 0.1
+    """Gumbel: weight of the searched values against the prior, for each visit."""
+    visit_offset: NonNegative = 50.0
+    """Gumbel: visits added to the most visited action's count before `value_scale` applies."""
+    noise_fraction: Fraction = 0.25
+    """pUCT: weight of the Dirichlet noise at the root while collecting."""
+    noise_alpha: Positive = 0.3
+    """pUCT: concentration of the Dirichlet noise."""
+    temperature: Positive = 0.25
+    """pUCT: of the visit counts while collecting."""
+
+
+class LossSettings(Section):
+    """Weights of the parts of the loss."""
+
+    latent: NonNegative = 10.0
+    """Next-latent prediction."""
+    reward: NonNegative = 1.0
+    """Categorical reward."""
+    value: NonNegative = 0.5
+    """Categorical value."""
+    policy: NonNegative = 1.0
+    """Cross-entropy to the search's policy."""
+    entropy: NonNegative = 5e-3
+    """Entropy bonus, relative to `policy`."""
+    balance: NonNegative = 0.0
+    """Even load of the experts (Switch Transformer's auxiliary loss)."""
+    router_z: NonNegative = 0.0
+    """Squared log-partition of the router's logits (ST-MoE's z-loss)."""
+
+
+class LearnSettings(Section):
+    """How the world model learns from what is remembered."""
+
+    unroll: PositiveInt = 5
+    """Decisions in a training window."""
+    n_step: PositiveInt = 5
+    """Rewards in a value target before it bootstraps."""
+    discount: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    """For each decision."""
+    rows: PositiveInt = 16
+    """Windows of each slot in a batch; there is one slot for each task."""
+    replay_ratio: Positive = 0.5
+    """Updates for each decision of one task; an update has `rows` windows of every task."""
+    updates_per_call: PositiveInt = 8
+    """Updates compiled into one call."""
+    learning_rate: Positive = 1e-3
+    """Of AdamW."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """"cosine" falls to zero at the run's end."""
+    warmup: Natural = 0
+    """Updates over which the learning rate rises from zero."""
+    beta1: Fraction = 0.9
+    """AdamW's decay of the first moment."""
+    beta2: Fraction = 0.95
+    """AdamW's decay of the second moment."""
+    weight_decay: NonNegative = 1e-4
+    """Of matrices; vectors (biases, norms) have none."""
+    clip: Positive = 5.0
+    """Largest global norm of a gradient."""
+    target_rate: Fraction = 0.02
+    """Share of the online weights in the target average, at each update."""
+    sigma_min: Positive = 0.1
+    """Smallest deviation of a continuous policy, before the squashing."""
+    sigma_max: Positive = 1.0
+    """Largest deviation of a continuous policy, before the squashing."""
+    loss: LossSettings = LossSettings()
+    """Weights of the parts of the loss."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "LearnSettings":
+        require(
+            self.sigma_min < self.sigma_max,
+            f"learn.sigma_min = {self.sigma_min} must be below learn.sigma_max = {self.sigma_max}",
+        )
+        return self
+
+
+class DataSettings(Section):
+    """How experience is gathered and kept."""
+
+    envs: PositiveInt = 16
+    """Environments of each task; even, since one half is planned while the other steps."""
+    replay_bytes: PositiveInt = 2_000_000_000
+    """Memory of all replay together."""
+    replay_rows: PositiveInt = 500_000
+    """Most decisions remembered for each task."""
+    warmup_decisions: Natural = 256
+    """Decisions of each task before the first update; actions are random until then."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataSettings":
+        require(self.envs % 2 == 0, f"data.envs = {self.envs} must be even")
+        return self
+
+
+class RunSettings(Section):
+    """How long a run lasts and what it writes, in decisions of each task."""
+
+    decisions: PositiveInt = 100_000
+    """The run's length: decisions of each task (a decision is `action_repeat` simulator steps)."""
+    evaluate_every: PositiveInt = 10_000
+    """Between evaluations; there is always one at the end."""
+    evaluation_episodes: PositiveInt = 8
+    """Episodes of each task in an evaluation during training."""
+    final_episodes: PositiveInt = 20
+    """Episodes of each task in the evaluation at the end."""
+    save_minutes: Positive = 5.0
+    """Wall time between checkpoints."""
+    keep: PositiveInt = 2
+    """Checkpoints kept."""
+    log_every: PositiveInt = 500
+    """Between lines of metrics."""
+
+
+class EnvSettings(Section):
+    """What a run changes about one task, under `[env."suite/task"]`."""
+
+    floor: float | None = None
+    """Mean return of random play."""
+    ceiling: float | None = None
+    """The return that normalises to 1."""
+    target: float | None = None
+    """The return from which the task counts as solved."""
+    action_repeat: PositiveInt | None = None
+    """Simulator steps for each decision."""
+    max_decisions: PositiveInt | None = None
+    """Decisions until the time limit."""
+
+
+class Config(Section):
+    """One run, wholly described by this value."""
+
+    tasks: tuple[str, ...] = ()
+    """Names of the tasks (`scalezero tasks` lists them)."""
+    seed: Natural = 0
+    """Of everything random."""
+    model: ModelSettings = ModelSettings()
+    """The world model's size and parts."""
+    search: SearchSettings = SearchSettings()
+    """How each decision is planned."""
+    learn: LearnSettings = LearnSettings()
+    """How the world model learns."""
+    data: DataSettings = DataSettings()
+    """How experience is gathered and kept."""
+    run: RunSettings = RunSettings()
+    """How long a run lasts and what it writes."""
+    env: dict[str, EnvSettings] = {}
+    """Changes to single tasks, by name."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        needed = 2 * self.search.context - 1
+        require(
+            self.model.window >= needed,
+            f"model.window = {self.model.window} tokens cannot hold search.context = "
+            f"{self.search.context} observations; it must be at least {needed}",
+        )
+        repeated = {name for name in self.tasks if self.tasks.count(name) > 1}
+        require(not repeated, f"tasks names {', '.join(sorted(repeated))} more than once")
+        unknown = set(self.env) - set(self.tasks)
+        require(
+            not unknown,
+            f"env.{', '.join(sorted(unknown))} is not one of the run's tasks; name it in tasks",
+        )
+        return self

@@ -1,0 +1,157 @@
+"""What is a task: what it shows, what it accepts, and how its returns are read.
+
+Observations and actions cross every boundary in one form each:
+
+* an `Image` is `uint8[height, width, channels]`, a `Vector` is `float32[size]`;
+* an action is `float32[width]`. A `Discrete` action has width 1 and holds the index of the choice;
+  a `Continuous` action has one entry in [-1, 1] for each dimension, already squashed, and the
+  environment's adapter maps it to its own bounds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Image:
+    """An RGB (or grey) picture, `uint8[height, width, channels]`."""
+
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one observation."""
+        return (self.height, self.width, self.channels)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of one observation's entries."""
+        return np.dtype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A state vector, `float32[size]`."""
+
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one observation."""
+        return (self.size,)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of one observation's entries."""
+        return np.dtype(np.float32)
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """A choice among `count` actions.
+
+    Tasks with the same `vocabulary` mean the same thing by the same index and share the embedding
+    of their actions (the 18 joystick positions of Atari). None: the task's own.
+    """
+
+    count: int
+    vocabulary: str | None = None
+
+    @property
+    def width(self) -> int:
+        """Entries of one action."""
+        return 1
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """A point in [-1, 1]^`size`."""
+
+    size: int
+
+    @property
+    def width(self) -> int:
+        """Entries of one action."""
+        return self.size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One named task: its spaces, its clock and the scale of its returns."""
+
+    name: str  # "suite/task", as users write it
+    observation: Image | Vector
+    action: Discrete | Continuous
+    action_repeat: int  # simulator steps (or frames) for each decision
+    max_decisions: int  # decisions until the time limit truncates an episode
+    floor: float  # mean return of uniformly random play
+    ceiling: float  # the return that normalises to 1 (human, or the largest possible)
+    target: float  # the return from which the task counts as solved
+    source: str  # where floor, ceiling and target are from
+    reward_scale: float = 1.0  # the learner's reward for a reward of 1; scores are not scaled
+    options: Mapping[str, str | int | float] = field(
+        default_factory=dict
+    )  # for the suite's adapter
+
+    def normalised(self, score: float) -> float:
+        """`score` on the scale where random play is 0 and `ceiling` is 1."""
+        return (score - self.floor) / (self.ceiling - self.floor)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What every environment of a vector says after one decision, arrays over `env`.
+
+    An episode that ends at decision t shows its *final* observation together with `terminated`
+    or `truncated`. The action given next is ignored: it restarts the episode, and the step it
+    yields has reward 0 and holds the first observation of the new episode (Gymnasium's
+    `AutoresetMode.NEXT_STEP`).
+    """
+
+    observation: np.ndarray  # [env, *observation.shape]
+    reward: np.ndarray  # f32[env]: what followed the action just taken
+    terminated: np.ndarray  # bool[env]: the episode ended by itself; nothing follows
+    truncated: np.ndarray  # bool[env]: the episode was cut by a limit; it would have gone on
+    score: np.ndarray  # f32[env]: the reward before any clipping, for reporting
+
+
+@runtime_checkable  # for beartype in the tests
+class VectorEnv(Protocol):
+    """Environments of one task that step together, in any engine."""
+
+    envs: int
+
+    def reset(self) -> np.ndarray:
+        """Start every environment afresh; the first observations `[env, *shape]`.
+
+        The same ones at every call, as are the trajectories that follow the same actions. Not
+        cheap everywhere: about 0.1 s for each environment of EnvPool and of Atari.
+        """
+        ...
+
+    def step(self, action: np.ndarray) -> Step:
+        """Take one decision `f32[env, width]` in every environment."""
+        ...
+
+    def close(self) -> None:
+        """Give back processes, threads and memory."""
+        ...
+
+
+def seeds(seed: int, envs: int) -> np.ndarray:
+    """A seed for each environment, `i32[env]`, none of them negative."""
+    words = np.random.SeedSequence(seed).generate_state(envs)
+    return (words >> 1).astype(np.int32)
+
+
+class SuiteMissing(RuntimeError):
+    """A suite whose packages are not installed; the message says what installs it."""
+
+
+class UnknownTask(ValueError):
+    """A task name that no suite knows; the message suggests a near one."""

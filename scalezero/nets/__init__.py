@@ -1,0 +1,1 @@
+"""What layers are there? JAX and Equinox only; nothing about reinforcement learning."""

@@ -1,0 +1,113 @@
+"""Causal self-attention over a sliding window, for whole sequences and for one more token.
+
+A token attends to itself and to the `window - 1` tokens before it. Keys and values of these live in
+a ring: the token at position p has place p mod `window`. Rotary positions make attention depend
+on distances alone, so a ring never has to be shifted, and stepping through a sequence token by
+token gives what the whole sequence gives at once.
+
+Sources: rotary positions, arXiv:2104.09864. Differs: UniZero adds learnt absolute positions and
+corrects cached keys approximately when its window moves.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from scalezero.nets.linear import Linear, linear
+
+ROTARY_BASE = 10_000.0
+
+
+class Ring(eqx.Module):
+    """The keys and values of the last `window` tokens of one sequence, in one layer."""
+
+    key: Float[Array, "*axes window head key"]
+    value: Float[Array, "*axes window head key"]
+
+
+def rotate(
+    x: Float[Array, "token head key"], position: Int[Array, " token"]
+) -> Float[Array, "token head key"]:
+    """`x` with each pair of entries turned by an angle proportional to the token's position."""
+    half = x.shape[-1] // 2
+    frequency = ROTARY_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = (position.astype(jnp.float32)[:, None] * frequency[None, :])[:, None, :]
+    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    left, right = x[..., :half], x[..., half:]
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+
+
+def mix(
+    query: Float[Array, "token head key"],
+    key: Float[Array, "window head key"],
+    value: Float[Array, "window head key"],
+    visible: Bool[Array, "token window"],
+) -> Float[Array, "token head key"]:
+    """Softmax attention of every token over the places that are visible to it."""
+    scores = jnp.einsum("thk,whk->htw", query, key).astype(jnp.float32) * key.shape[-1] ** -0.5
+    weights = jax.nn.softmax(jnp.where(visible[None], scores, -1e30), axis=-1)
+    return jnp.einsum("htw,whk->thk", weights.astype(value.dtype), value)
+
+
+class Attention(eqx.Module):
+    """Multi-head self-attention over the last `window` tokens of one sequence."""
+
+    query: Linear
+    key: Linear
+    value: Linear
+    out: Linear
+    heads: int = eqx.field(static=True)
+    window: int = eqx.field(static=True)
+
+    def _project(
+        self, x: Float[Array, "token embed"], position: Int[Array, " token"]
+    ) -> tuple[Float[Array, "token head key"], Ring]:
+        split = lambda layer: jax.vmap(layer)(x).reshape(len(x), self.heads, -1)
+        ring = Ring(rotate(split(self.key), position), split(self.value))
+        return rotate(split(self.query), position), ring
+
+    def sequence(
+        self, x: Float[Array, "token embed"], start: Int[Array, ""]
+    ) -> tuple[Float[Array, "token embed"], Ring]:
+        """Attend within a sequence whose tokens before `start` are padding.
+
+        Returns the ring to go on from; the next token has position `len(x)`.
+        """
+        tokens = len(x)
+        position = jnp.arange(tokens)
+        query, fresh = self._project(x, position)
+        age = position[:, None] - position[None, :]
+        visible = (age >= 0) & (age < self.window) & (position >= start)[None, :]
+        y = mix(query, fresh.key, fresh.value, visible).reshape(tokens, -1)
+        kept = jnp.arange(max(0, tokens - self.window), tokens)
+        place = lambda past: (
+            jnp.zeros((self.window, *past.shape[1:]), past.dtype)
+            .at[kept % self.window]
+            .set(past[kept])
+        )
+        return jax.vmap(self.out)(y), jax.tree.map(place, fresh)
+
+    def step(
+        self,
+        x: Float[Array, " embed"],
+        ring: Ring,
+        position: Int[Array, ""],
+        start: Int[Array, ""],
+    ) -> tuple[Float[Array, " embed"], Ring]:
+        """Attend from one more token, at `position`, and put it into the ring."""
+        query, fresh = self._project(x[None], position[None])
+        here = jnp.arange(self.window) == position % self.window
+        put = lambda past, new: jnp.where(here[:, None, None], new, past)
+        ring = jax.tree.map(put, ring, fresh)
+        age = (position - jnp.arange(self.window)) % self.window
+        visible = position - age >= start
+        y = mix(query, ring.key, ring.value, visible[None])
+        return self.out(y.reshape(-1)), ring
+
+
+def attention(embed: int, heads: int, window: int, *, key: PRNGKeyArray) -> Attention:
+    """Fresh attention with `heads` heads of `embed / heads` entries each."""
+    query, keys, value, out = jax.random.split(key, 4)
+    make = lambda k: linear(embed, embed, key=k)
+    return Attention(make(query), make(keys), make(value), make(out), heads, window)

@@ -1,0 +1,190 @@
+"""Encoders of pictures: a vision transformer (default) and a residual network.
+
+Both take one `uint8` picture and return one vector. Sources: ViT, arXiv:2010.11929 (ScaleZero's
+choice); the residual network is UniZero's (arXiv:2406.10667, Appendix B). Differs: position and
+class tables start at σ = 0.02 instead of 1, and there is no dropout.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
+
+from scalezero.nets.attention import mix
+from scalezero.nets.linear import Linear, Mlp, linear, mlp
+from scalezero.nets.norms import LayerNorm, layer_norm
+
+
+class VitBlock(eqx.Module):
+    """One pre-norm block of a vision transformer; every patch sees every patch."""
+
+    before_attention: LayerNorm
+    mix_in: Linear
+    mix_out: Linear
+    before_forward: LayerNorm
+    forward: Mlp
+    heads: int = eqx.field(static=True)
+
+    def __call__(
+        self, x: Float[Array, "patch embed"], visible: Bool[Array, "patch patch"]
+    ) -> Float[Array, "patch embed"]:
+        """Attend, then feed forward, each with its residual."""
+        joint = jax.vmap(lambda p: self.mix_in(self.before_attention(p)))(x)
+        query, key, value = jnp.moveaxis(joint.reshape(len(x), 3, self.heads, -1), 1, 0)
+        mixed = mix(query, key, value, visible).reshape(len(x), -1)
+        x = x + jax.vmap(self.mix_out)(mixed)
+        return x + jax.vmap(lambda p: self.forward(self.before_forward(p)))(x)
+
+
+class Vit(eqx.Module):
+    """A vision transformer read at its class token."""
+
+    before_patch: LayerNorm
+    embed_patch: Linear
+    after_patch: LayerNorm
+    class_token: Float[Array, " embed"]
+    places: Float[Array, "patch embed"]
+    blocks: tuple[VitBlock, ...]
+    last: LayerNorm
+    out: Linear
+    patch: int = eqx.field(static=True)
+
+    def __call__(self, picture: UInt8[Array, "height width channel"]) -> Float[Array, " out"]:
+        """The vector that stands for `picture`."""
+        height, width, channels = picture.shape
+        tall, wide = height // self.patch, width // self.patch
+        pixels = picture.astype(self.embed_patch.weight.dtype) / 255
+        patches = pixels.reshape(tall, self.patch, wide, self.patch, channels)
+        patches = patches.transpose(0, 2, 1, 3, 4).reshape(tall * wide, -1)
+        x = jax.vmap(lambda p: self.after_patch(self.embed_patch(self.before_patch(p))))(patches)
+        x = jnp.concatenate([self.class_token[None], x]) + self.places
+        visible = jnp.ones((len(x), len(x)), bool)
+        for block in self.blocks:
+            x = block(x, visible)
+        return self.out(self.last(x[0]))
+
+
+def vit(
+    shape: tuple[int, ...],
+    out: int,
+    *,
+    patch: int,
+    embed: int,
+    depth: int,
+    heads: int,
+    hidden: int,
+    key: PRNGKeyArray,
+) -> Vit:
+    """A fresh vision transformer for pictures of `shape` (height, width, channels)."""
+    height, width, channels = shape
+    pixels, patches = patch * patch * channels, (height // patch) * (width // patch)
+    first, token, places, blocks, last = jax.random.split(key, 5)
+
+    def block(k: PRNGKeyArray) -> VitBlock:
+        mix_in, mix_out, forward = jax.random.split(k, 3)
+        return VitBlock(
+            layer_norm(embed),
+            linear(embed, 3 * embed, bias=False, key=mix_in),
+            linear(embed, embed, key=mix_out),
+            layer_norm(embed),
+            mlp(embed, hidden, embed, key=forward),
+            heads,
+        )
+
+    return Vit(
+        layer_norm(pixels),
+        linear(pixels, embed, key=first),
+        layer_norm(embed),
+        0.02 * jax.random.normal(token, (embed,)),
+        0.02 * jax.random.normal(places, (patches + 1, embed)),
+        tuple(block(k) for k in jax.random.split(blocks, depth)),
+        layer_norm(embed),
+        linear(embed, out, key=last),
+        patch,
+    )
+
+
+class Conv(eqx.Module):
+    """A 3×3 convolution without bias, then a normalisation over the whole map."""
+
+    kernel: Float[Array, "out in 3 3"]
+    gain: Float[Array, "out 1 1"]
+    shift: Float[Array, "out 1 1"]
+    stride: int = eqx.field(static=True)
+
+    def __call__(
+        self, x: Float[Array, "channel height width"]
+    ) -> Float[Array, "out height2 width2"]:
+        """Convolve and normalise one map."""
+        y = jax.lax.conv(x[None], self.kernel, (self.stride, self.stride), "SAME")[0]
+        wide = y.astype(jnp.float32)
+        centred = wide - jnp.mean(wide)
+        unit = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred)) + 1e-5)
+        return (unit * self.gain + self.shift).astype(x.dtype)
+
+
+def conv(fan_in: int, fan_out: int, stride: int = 1, *, key: PRNGKeyArray) -> Conv:
+    """A fresh convolution (He initialisation)."""
+    kernel = jax.random.normal(key, (fan_out, fan_in, 3, 3)) * (2 / (9 * fan_in)) ** 0.5
+    return Conv(kernel, jnp.ones((fan_out, 1, 1)), jnp.zeros((fan_out, 1, 1)), stride)
+
+
+class Residual(eqx.Module):
+    """Two convolutions around a skip; the skip has its own convolution where the size changes."""
+
+    first: Conv
+    second: Conv
+    skip: Conv | None
+
+    def __call__(
+        self, x: Float[Array, "channel height width"]
+    ) -> Float[Array, "out height2 width2"]:
+        """Apply the block to one map."""
+        y = self.second(jax.nn.gelu(self.first(x)))
+        return jax.nn.gelu(y + (x if self.skip is None else self.skip(x)))
+
+
+class ResNet(eqx.Module):
+    """Convolutions down to an 8th of the height and width, residual blocks, one linear layer."""
+
+    stem: Conv
+    blocks: tuple[Residual, ...]
+    last: LayerNorm
+    out: Linear
+
+    def __call__(self, picture: UInt8[Array, "height width channel"]) -> Float[Array, " out"]:
+        """The vector that stands for `picture`."""
+        x = jnp.moveaxis(picture.astype(self.out.weight.dtype) / 255, -1, 0)
+        x = jax.nn.gelu(self.stem(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.out(self.last(x.reshape(-1)))
+
+
+def resnet(
+    shape: tuple[int, ...], out: int, *, channels: int, depth: int, key: PRNGKeyArray
+) -> ResNet:
+    """A fresh residual network with `depth` blocks at the lowest resolution."""
+    height, width, colours = shape
+    stem, last, *rest = jax.random.split(key, 2 + 4 + depth)
+
+    def block(fan_in: int, fan_out: int, stride: int, k: PRNGKeyArray) -> Residual:
+        first, second, skip = jax.random.split(k, 3)
+        resized = stride > 1 or fan_in != fan_out
+        return Residual(
+            conv(fan_in, fan_out, stride, key=first),
+            conv(fan_out, fan_out, key=second),
+            conv(fan_in, fan_out, stride, key=skip) if resized else None,
+        )
+
+    half = channels // 2
+    plan = [(half, half, 1), (half, channels, 2), (channels, channels, 1), (channels, channels, 2)]
+    plan += [(channels, channels, 1)] * depth
+    blocks = tuple(block(*sizes, k) for sizes, k in zip(plan, rest, strict=True))
+    flat = channels * -(-height // 8) * -(-width // 8)
+    return ResNet(
+        conv(colours, half, 2, key=stem),
+        blocks,
+        layer_norm(flat),
+        linear(flat, out, bias=False, key=last),
+    )

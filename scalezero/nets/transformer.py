@@ -1,0 +1,118 @@
+"""A causal transformer over sliding windows, for whole batches of sequences.
+
+Blocks are pre-norm: attention within each sequence, then a feed-forward layer over the tokens of
+all sequences at once, so that experts can be grouped across the batch.
+"""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from scalezero.nets.attention import Attention, Ring, attention
+from scalezero.nets.experts import Experts, Routing, experts
+from scalezero.nets.linear import Mlp, mlp
+from scalezero.nets.norms import LayerNorm, layer_norm
+
+
+class Cache(eqx.Module):
+    """What each sequence needs to go on: one ring for each layer, and where it stands."""
+
+    rings: tuple[Ring, ...]
+    position: Int[Array, " row"]  # of the next token
+    start: Int[Array, " row"]  # of the first real token; before it is padding
+
+
+class Block(eqx.Module):
+    """One pre-norm block."""
+
+    before_attention: LayerNorm
+    attention: Attention
+    before_forward: LayerNorm
+    forward: Experts | Mlp
+
+    def feed(
+        self, x: Float[Array, "*axes embed"]
+    ) -> tuple[Float[Array, "*axes embed"], Routing | None]:
+        """The feed-forward half, with its residual, over all leading axes at once."""
+        flat = x.reshape(-1, x.shape[-1])
+        inner = jax.vmap(self.before_forward)(flat)
+        if isinstance(self.forward, Mlp):
+            return x + jax.vmap(self.forward)(inner).reshape(x.shape), None
+        y, routing = self.forward(inner)
+        routing = jax.tree.map(lambda a: a.reshape(*x.shape[:-1], -1), routing)
+        return x + y.reshape(x.shape), routing
+
+
+class Transformer(eqx.Module):
+    """The backbone: tokens in, features out, both `embed` wide."""
+
+    blocks: tuple[Block, ...]
+    last: LayerNorm
+
+    def sequence(
+        self, tokens: Float[Array, "row token embed"], start: Int[Array, " row"]
+    ) -> tuple[Float[Array, "row token embed"], Cache, tuple[Routing, ...]]:
+        """The features of whole sequences, and the caches to go on from.
+
+        Args:
+            tokens: One sequence for each row.
+            start: The place of each row's first real token; those before it are padding, seen
+                by no real token.
+        """
+        x, rings, routings = tokens, [], []
+        for block in self.blocks:
+            inner = jax.vmap(jax.vmap(block.before_attention))(x)
+            y, ring = jax.vmap(block.attention.sequence)(inner, start)
+            x, routing = block.feed(x + y)
+            rings.append(ring)
+            routings.extend([] if routing is None else [routing])
+        position = jnp.full_like(start, tokens.shape[1])
+        features = jax.vmap(jax.vmap(self.last))(x)
+        return features, Cache(tuple(rings), position, start), tuple(routings)
+
+    def step(
+        self, token: Float[Array, "row embed"], cache: Cache
+    ) -> tuple[Float[Array, "row embed"], Cache]:
+        """The feature of one more token for each row, and the caches after it."""
+        x, rings = token, []
+        for block, ring in zip(self.blocks, cache.rings, strict=True):
+            inner = jax.vmap(block.before_attention)(x)
+            step = jax.vmap(block.attention.step)
+            y, ring = step(inner, ring, cache.position, cache.start)
+            x, _ = block.feed(x + y)
+            rings.append(ring)
+        return jax.vmap(self.last)(x), Cache(tuple(rings), cache.position + 1, cache.start)
+
+
+def transformer(
+    embed: int,
+    layers: int,
+    heads: int,
+    window: int,
+    *,
+    routed: int,
+    routed_hidden: int,
+    shared_hidden: int,
+    picks: int,
+    router: Literal["trained", "paper"],
+    key: PRNGKeyArray,
+) -> Transformer:
+    """A fresh backbone; with `routed` = 0 its feed-forward layers are dense."""
+
+    def block(k: PRNGKeyArray) -> Block:
+        attend, forward = jax.random.split(k)
+        if routed:
+            inner = experts(embed, routed, routed_hidden, shared_hidden, picks, router, key=forward)
+        else:
+            inner = mlp(embed, shared_hidden, embed, key=forward)
+        return Block(
+            layer_norm(embed),
+            attention(embed, heads, window, key=attend),
+            layer_norm(embed),
+            inner,
+        )
+
+    return Transformer(tuple(block(k) for k in jax.random.split(key, layers)), layer_norm(embed))

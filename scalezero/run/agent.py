@@ -1,0 +1,108 @@
+"""A trained agent for people who want to use it: load it, show it what you see, get an action."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scalezero.agent.act import act, empty_history
+from scalezero.agent.learner import learner
+from scalezero.agent.optimiser import optimiser
+from scalezero.agent.records import History, Observation
+from scalezero.agent.world import World
+from scalezero.config import Config
+from scalezero.envs.spec import Image, Task
+from scalezero.run.build import tasks_of, world_of
+from scalezero.run.checkpoint import Checkpoints
+from scalezero.run.folder import RunError, RunFolder
+
+
+class Agent:
+    """One model for all of its tasks; plans every action, and remembers each task's context."""
+
+    def __init__(self, world: World, config: Config, tasks: Sequence[Task]) -> None:
+        """Use `load` to get one."""
+        self.world = world
+        self.config = config
+        self.tasks = tuple(tasks)
+        self._numbers = {task.name: number for number, task in enumerate(self.tasks)}
+        self._history: dict[str, History] = {}
+        self._key = jax.random.key(config.seed)
+        self._turn = 0
+
+    def reset(self, task: str | None = None) -> None:
+        """Forget the context of `task` (default: of all); call it when an episode begins."""
+        for name in [task] if task else list(self._history):
+            self._history.pop(name, None)
+
+    def act(self, observation: np.ndarray, task: str) -> np.ndarray | int:
+        """The planned action for `observation`, without exploration.
+
+        Args:
+            observation: One observation of `task`, in its space's shape.
+            task: Which of the agent's tasks this is.
+
+        Returns:
+            The number of a discrete action, or an array of entries in [-1, 1].
+
+        Raises:
+            ValueError: Unknown task, or an observation of another shape.
+        """
+        if task not in self._numbers:
+            raise ValueError(f"{task}: not a task of this agent; it has {', '.join(self._numbers)}")
+        spec = self.tasks[self._numbers[task]]
+        seen = np.asarray(observation, spec.observation.dtype)
+        if seen.shape != spec.observation.shape:
+            raise ValueError(
+                f"{task}: the observation has shape {seen.shape}, but must have "
+                f"{spec.observation.shape}"
+            )
+        context = self.config.search.context
+        history = self._history.get(task)
+        fresh = history is None
+        action, _, self._history[task] = act(
+            self.world,
+            jnp.array([self._numbers[task]]),
+            empty_history(self.world, 1, 1, context) if fresh else history,
+            self._as_batch(seen, spec),
+            jnp.full((1, 1), fresh),
+            self.config.search,
+            jnp.zeros(()),
+            key=jax.random.fold_in(self._key, self._turn),
+        )
+        self._turn += 1
+        taken = np.asarray(action)[0, 0, : spec.action.width]
+        return int(taken[0]) if self.world.tasks.choices[self._numbers[task]] else taken
+
+    def _as_batch(self, seen: np.ndarray, spec: Task) -> Observation:
+        table = self.world.tasks
+        if isinstance(spec.observation, Image):
+            vector = jnp.zeros((0, 1, table.vector_size))
+            return Observation(vector, jnp.asarray(seen)[None, None])
+        padded = jnp.zeros((1, 1, table.vector_size)).at[0, 0, : seen.size].set(seen)
+        return Observation(padded, jnp.zeros((0, 1, *table.image_shape), jnp.uint8))
+
+
+def load(run: str | Path) -> Agent:
+    """The agent saved in the run directory `run`.
+
+    Raises:
+        RunError: There is no run, or no readable checkpoint in it.
+    """
+    folder = RunFolder.find(Path(run))
+    config = folder.config
+    checkpoints = Checkpoints(folder.checkpoints, config.run.keep)
+    try:
+        step = checkpoints.latest
+        if step is None:
+            raise RunError(f"{run}: has no checkpoint yet; let it train until the first one")
+        make = lambda: learner(
+            world_of(config), optimiser(config.learn, 1), key=jax.random.key(config.seed)
+        )
+        state = checkpoints.restore(step, eqx.filter_jit(make)())
+    finally:
+        checkpoints.close()
+    return Agent(state.world, config, tasks_of(config))

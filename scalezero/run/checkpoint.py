@@ -1,0 +1,132 @@
+"""How a run is saved and brought back: everything with state, in one atomic step.
+
+A checkpoint is the learner's arrays, each under its path in the tree, and a small JSON of
+counters, log lengths, random states and the names of the replay's shards. Orbax writes it aside and
+renames it, so a kill at any moment leaves the one before whole. Loading executes nothing: names,
+shapes and types are compared first, and a difference is reported by name.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from scalezero.data.journal import Journal
+from scalezero.data.replay import Replay
+from scalezero.run.folder import RunError
+
+ARRAYS, NOTES = "arrays", "notes"
+
+
+class Checkpoints:
+    """The checkpoints of one run, newest kept."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        """Use `folder`, keeping the newest `keep`."""
+        self.folder = folder.absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, enable_async_checkpointing=False
+        )
+        self._manager = ocp.CheckpointManager(
+            self.folder, options=options, item_names=(ARRAYS, NOTES)
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, tree: PyTree, notes: dict[str, Any]) -> None:
+        """Write `tree`'s arrays and `notes`; a second save at the same step does nothing."""
+        if step == self.latest:
+            return
+        arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
+        args = ocp.args.Composite(
+            **{ARRAYS: ocp.args.StandardSave(arrays), NOTES: ocp.args.JsonSave(notes)}
+        )
+        self._manager.save(step, args=args)
+
+    def notes(self, step: int) -> dict[str, Any]:
+        """The notes saved at `step`."""
+        return self._read(step, NOTES, ocp.args.JsonRestore())
+
+    def restore[Tree: PyTree](self, step: int, tree: Tree) -> Tree:
+        """`tree` with every array replaced by the one saved under its name.
+
+        Raises:
+            RunError: The files are unreadable, or a name, a shape or a type differs.
+        """
+        here = named_leaves(tree)
+        found = self._read(step, ARRAYS, None)
+        _require_same(self.folder / str(step), here, found)
+        leaves = iter(here)
+
+        def put(leaf: Any) -> Any:
+            if not eqx.is_array(leaf):
+                return leaf
+            saved = found[next(leaves)]
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(saved)
+            return jax.numpy.asarray(saved)
+
+        return jax.tree.map(put, tree)
+
+    def all_notes(self) -> list[dict[str, Any]]:
+        """The notes of every checkpoint kept."""
+        return [self.notes(step) for step in self._manager.all_steps()]
+
+    def close(self) -> None:
+        """Release the folder."""
+        self._manager.close()
+
+    def _read(self, step: int, item: str, args: Any) -> dict[str, Any]:
+        path = self.folder / str(step)
+        try:
+            if item == ARRAYS:
+                with ocp.StandardCheckpointer() as reader:
+                    as_numpy = ocp.checkpoint_utils.construct_restore_args
+                    del as_numpy
+                    return dict(reader.restore(path / ARRAYS))
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            older = [other for other in self._manager.all_steps() if other != step]
+            hint = f" to go on from {max(older)}" if older else ""
+            raise RunError(
+                f"{path}: this checkpoint cannot be read ({type(error).__name__}: "
+                f"{str(error).splitlines()[0][:200]}); move it away{hint}"
+            ) from error
+
+
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """Every array of `tree` under its path; random keys as the numbers they consist of."""
+    named = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if eqx.is_array(leaf):
+            is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            named[name] = jax.random.key_data(leaf) if is_key else leaf
+    return named
+
+
+def _require_same(path: Path, here: dict[str, Any], found: dict[str, Any]) -> None:
+    for name in [*here, *found]:
+        if name not in found:
+            raise RunError(f"{path}: has no {name}, which this config's agent has")
+        if name not in here:
+            raise RunError(f"{path}: has {name}, which this config's agent has not")
+        ours, saved = here[name], found[name]
+        if ours.shape != saved.shape or ours.dtype != saved.dtype:
+            raise RunError(
+                f"{path}: {name} was saved as {saved.dtype}{list(saved.shape)}, but this config's "
+                f"agent has {ours.dtype}{list(ours.shape)}"
+            )
+
+
+def journals_of(folder: Path, replays: Sequence[Replay]) -> tuple[Journal, ...]:
+    """A journal for each task's replay, in a folder of its own."""
+    return tuple(Journal(folder / replay.task.name.replace("/", "-")) for replay in replays)

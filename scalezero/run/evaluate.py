@@ -1,0 +1,131 @@
+"""How good is the agent? Whole episodes with the search, without exploration."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scalezero.agent.act import act, empty_history
+from scalezero.agent.records import GOES_ON
+from scalezero.agent.world import World
+from scalezero.config import Config
+from scalezero.envs.pool import Pool
+from scalezero.envs.spec import Task
+from scalezero.run.collect import ending_of, observation_of
+
+PROTOCOL = "search-v1"  # search without noise; first episodes of each environment; whole episodes
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The returns of some episodes of every task."""
+
+    tasks: tuple[Task, ...]
+    returns: tuple[tuple[float, ...], ...]
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean return of each task."""
+        pairs = zip(self.tasks, self.returns, strict=True)
+        return {task.name: float(np.mean(returns)) for task, returns in pairs}
+
+    def as_json(self) -> dict[str, object]:
+        """What `scalezero evaluate --json` prints."""
+        return {
+            "protocol": PROTOCOL,
+            "tasks": {
+                task.name: {
+                    "mean": float(np.mean(returns)),
+                    "normalised": task.normalised(float(np.mean(returns))),
+                    "returns": list(returns),
+                }
+                for task, returns in zip(self.tasks, self.returns, strict=True)
+            },
+        }
+
+
+class Evaluator:
+    """Environments of their own, and the way to play whole episodes in them.
+
+    Every environment plays a fixed number of episodes and the first ones count, so that short
+    episodes are not favoured.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task], numbers: Sequence[int], config: Config, *, seed: int
+    ) -> None:
+        """Make the environments.
+
+        Args:
+            tasks: Which to play, in slot order.
+            numbers: Their numbers in the agent's table.
+            config: Of the agent.
+            seed: Of the environments.
+        """
+        self.tasks = tuple(tasks)
+        self.task = jnp.asarray(numbers, jnp.int32)
+        self.config = config
+        self.rows = config.data.envs // 2  # as in training, so that nothing is compiled again
+        self.pool = Pool(self.tasks, self.rows, seed=seed, training=False)
+
+    def play(self, world: World, episodes: int, *, key: jax.Array) -> Evaluation:
+        """Play `episodes` episodes of every task."""
+        quota = episodes // self.rows + (np.arange(self.rows) < episodes % self.rows)
+        slots = len(self.tasks)
+        history = empty_history(world, slots, self.rows, self.config.search.context)
+        steps = self.pool.reset()
+        first = np.ones((slots, self.rows), bool)
+        score = np.zeros((slots, self.rows))
+        returns: list[list[list[float]]] = [[[] for _ in quota] for _ in self.tasks]
+        done = np.zeros((slots, self.rows), int)
+        turn = 0
+        while np.any(done < quota):
+            action, _, history = act(
+                world,
+                self.task,
+                history,
+                observation_of(steps),
+                jnp.asarray(first),
+                self.config.search,
+                jnp.zeros(()),
+                key=jax.random.fold_in(key, turn),
+            )
+            self.pool.send(np.asarray(action))
+            over = ending_of(steps) != GOES_ON
+            steps = self.pool.recv()
+            score = np.where(over, 0.0, score) + steps.score
+            first, turn = over, turn + 1
+            for slot, row in np.argwhere(ending_of(steps) != GOES_ON):
+                if done[slot, row] < quota[row]:
+                    returns[slot][row].append(float(score[slot, row]))
+                    done[slot, row] += 1
+        flat = lambda rows: tuple(value for row in rows for value in row)
+        return Evaluation(self.tasks, tuple(flat(rows) for rows in returns))
+
+    def close(self) -> None:
+        """Stop the environments."""
+        self.pool.close()
+
+
+def evaluate(
+    run: Path, *, episodes: int, tasks: Sequence[str] | None = None, seed: int = 0
+) -> Evaluation:
+    """Play `episodes` episodes of some (default: all) tasks with the agent saved in `run`."""
+    from scalezero.run.agent import load
+
+    agent = load(run)
+    names = [task.name for task in agent.tasks]
+    unknown = [name for name in tasks or () if name not in names]
+    if unknown:
+        raise ValueError(
+            f"{run}: {', '.join(unknown)} is not a task of this run; it has {', '.join(names)}"
+        )
+    numbers = [n for n, name in enumerate(names) if tasks is None or name in tasks]
+    evaluator = Evaluator([agent.tasks[n] for n in numbers], numbers, agent.config, seed=seed)
+    try:
+        return evaluator.play(agent.world, episodes, key=jax.random.key(seed))
+    finally:
+        evaluator.close()

@@ -1,0 +1,19 @@
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 2)
+
+
+@pytest.fixture
+def keys():
+    """An endless supply of fresh PRNG keys: `next(keys)`."""
+
+    def stream():
+        key = jax.random.key(0)
+        while True:
+            key, fresh = jax.random.split(key)
+            yield fresh
+
+    return stream()

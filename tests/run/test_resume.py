@@ -1,0 +1,177 @@
+"""Resumed = uninterrupted, and a kill at any moment costs only what was not saved."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+from scalezero.config import Config
+from scalezero.run.checkpoint import named_leaves
+from scalezero.run.folder import RunError, RunFolder
+from scalezero.run.train import Run, train
+
+TINY = {
+    "tasks": ["toy/target", "toy/chain"],
+    "model": {
+        "embed": 16,
+        "layers": 1,
+        "heads": 2,
+        "experts": 2,
+        "expert_width": 16,
+        "shared_width": 16,
+        "head_width": 16,
+        "vector_width": 16,
+        "bins": 21,
+    },
+    "search": {"simulations": 4, "candidates": 4, "considered": 4},
+    "learn": {"rows": 4, "updates_per_call": 2, "unroll": 3, "n_step": 3},
+    "data": {"envs": 4, "warmup_decisions": 16, "replay_bytes": 4_000_000, "replay_rows": 4_000},
+    "run": {
+        "decisions": 120,
+        "evaluate_every": 60,
+        "evaluation_episodes": 2,
+        "final_episodes": 3,
+        "log_every": 20,
+    },
+}
+
+
+def tiny(**changes) -> Config:
+    return Config.model_validate(TINY | changes)
+
+
+def equal(one, other) -> bool:
+    ours, theirs = named_leaves(one), named_leaves(other)
+    return ours.keys() == theirs.keys() and all(
+        np.array_equal(np.asarray(ours[name]), np.asarray(theirs[name])) for name in ours
+    )
+
+
+@pytest.fixture(scope="module")
+def run_with_data(tmp_path_factory):
+    """A run that has collected and learnt a little, saved, then learnt four updates more."""
+    config = tiny()
+    folder = RunFolder.open(tmp_path_factory.mktemp("runs") / "r", config)
+    run = Run(config, folder)
+    for _ in range(30):
+        run.turn()
+    run.save()
+    run.learn(2)
+    run.learn(2)
+    run.settle()
+    yield config, folder, run
+    run.close()
+
+
+def test_a_resumed_learner_is_bit_identical_to_an_uninterrupted_one(run_with_data):
+    config, folder, uninterrupted = run_with_data
+    resumed = Run(config, folder)
+    resumed.learn(2)
+    resumed.learn(2)
+    resumed.settle()
+    resumed.close()
+    assert int(resumed.state.updates) == int(uninterrupted.state.updates)
+    assert equal(resumed.state, uninterrupted.state)
+
+
+def test_a_resumed_run_has_its_counters_and_replay_back(run_with_data):
+    config, folder, before = run_with_data
+    after = Run(config, folder)
+    after.close()
+    assert after.turns == before.turns
+    assert after.decisions == before.decisions
+    assert [r.rows for r in after.replays] == [r.rows for r in before.replays]
+
+
+def test_a_checkpoint_of_another_model_names_the_leaf(run_with_data):
+    _, folder, _ = run_with_data
+    other = tiny(model=TINY["model"] | {"shared_width": 24})
+    with pytest.raises(RunError, match=r"shared\.first\.weight was saved as float32\[16, 16\]"):
+        Run(other, folder)
+
+
+def test_training_twice_from_one_seed_learns_the_same(tmp_path):
+    states = []
+    for name in ("one", "two"):
+        config = tiny()
+        run = Run(config, RunFolder.open(tmp_path / name, config))
+        for _ in range(24):
+            run.turn()
+        run.settle()
+        run.close()
+        states.append(run.state)
+    assert int(states[0].updates) > 0
+    assert equal(*states)
+
+
+def test_a_nan_loss_stops_the_run_and_names_the_task(tmp_path):
+    config = tiny()
+    folder = RunFolder.open(tmp_path / "r", config)
+    run = Run(config, folder)
+    for _ in range(20):
+        run.turn()
+    run.save()
+    saved = run.checkpoints.latest
+    spoil = lambda x: x * np.nan if eqx.is_inexact_array(x) else x
+    run.state = eqx.tree_at(
+        lambda s: s.world.value, run.state, jax.tree.map(spoil, run.state.world.value)
+    )
+    with pytest.raises(RunError, match=r"toy/target: the loss is nan at update"):
+        run.learn(2)
+        run.save()
+    assert run.checkpoints.latest == saved
+    run.close()
+
+
+def test_training_to_the_end_writes_what_it_promises(tmp_path):
+    config = tiny()
+    folder = RunFolder.open(tmp_path / "r", config)
+    result = train(config, folder)
+    assert [len(returns) for returns in result.returns] == [3, 3]
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert lines[-1]["updates"] > 0
+    assert np.isfinite(lines[-1]["toy/chain/loss/value"])
+    episodes = [json.loads(line) for line in folder.episodes.read_text().splitlines()]
+    assert {episode["task"] for episode in episodes} == {"toy/target", "toy/chain"}
+    evaluations = json.loads(folder.evaluations.read_text())
+    assert len(evaluations) == 2
+    assert len(evaluations[-1]["tasks"]["toy/target"]["returns"]) == 3
+
+
+@pytest.mark.slow
+def test_kill_at_any_moment_loses_at_most_the_time_since_the_last_save(tmp_path):
+    run = tmp_path / "r"
+    config = tmp_path / "config.toml"
+    settings = TINY | {"run": TINY["run"] | {"decisions": 5_000, "save_minutes": 0.01}}
+    import tomli_w
+
+    config.write_text(tomli_w.dumps(settings))
+    command = [sys.executable, "-m", "scalezero", "train"]
+    command += ["--config", str(config), "--run", str(run)]
+    saved = -1
+    for pause in (0.0, 0.37, 0.9):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(os.environ))
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and newest(run) <= saved:
+            time.sleep(0.05)
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert newest(run) > saved, "no checkpoint was made in two minutes"
+        saved = newest(run)
+        resumed = Run(RunFolder.find(run).config, RunFolder.find(run))
+        assert resumed.turns == saved
+        resumed.close()
+
+
+def newest(run) -> int:
+    """The newest whole checkpoint; -1 if there is none."""
+    steps = [path.name for path in (run / "checkpoints").glob("*") if path.name.isdigit()]
+    return max(map(int, steps), default=-1)

@@ -1,0 +1,109 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import mctx
+import numpy as np
+import pytest
+
+from scalezero import configure
+from scalezero.agent.act import empty_history
+from scalezero.agent.learner import learner
+from scalezero.agent.optimiser import optimiser
+from scalezero.agent.search import plan
+from scalezero.cli import main
+from scalezero.data.mixture import Mixture
+from scalezero.run.build import replays_of, world_of
+from scalezero.run.check import check
+
+SMALL = {
+    "model.embed": "16",
+    "model.layers": "1",
+    "model.heads": "2",
+    "model.vit_embed": "16",
+    "model.vit_depth": "1",
+    "search.simulations": "4",
+    "data.envs": "4",
+    "data.replay_rows": "1024",
+}
+
+
+@pytest.fixture(scope="module")
+def config():
+    return configure.resolve(tasks=["dmc/finger-spin", "toy/catch"], flags=SMALL)
+
+
+def size(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.slow
+def test_parameters_and_bytes_are_those_of_a_real_learner(config):
+    sizes = check(config)
+    rule, key = optimiser(config.learn, 1), jax.random.key(0)
+    state = eqx.filter_jit(lambda: learner(world_of(config), rule, key=key))()
+    weights = jax.tree.leaves(eqx.filter(state.world, eqx.is_array))
+    assert sum(sizes.parameters.values()) == sum(leaf.size for leaf in weights)
+    for name, part in (("model", state.world), ("optimiser", state.moments)):
+        assert sizes.bytes[name] == size(eqx.filter(part, eqx.is_array))
+
+
+@pytest.mark.parametrize("kind", ["gumbel", "puct"])
+def test_the_search_tree_is_the_one_that_mctx_makes(monkeypatch, kind):
+    flags = {**SMALL, "search.kind": kind, "search.simulations": "20"}
+    config = configure.resolve(tasks=["dmc/finger-spin", "toy/catch"], flags=flags)
+    name = "gumbel_muzero_policy" if kind == "gumbel" else "muzero_policy"
+    policy, trees = getattr(mctx, name), []
+
+    def spy(*given, **settings):
+        output = policy(*given, **settings)
+        trees.append(size(output.search_tree))
+        return output
+
+    def search(world):
+        history = empty_history(world, 2, 2, config.search.context)
+        bound = world.bind(jnp.arange(2), 1)
+        return plan(bound, history, config.search, jnp.ones(()), key=jax.random.key(0))
+
+    monkeypatch.setattr(mctx, name, spy)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # mctx's own
+        eqx.filter_eval_shape(lambda: search(world_of(config)))
+    assert check(config).bytes["search tree"] == pytest.approx(trees[0], rel=0.02)
+
+
+def test_replays_and_batches_are_as_large_as_said(config):
+    sizes, replays = check(config), replays_of(config)
+    assert sizes.bytes["replay when full"] == sum(replay.bytes for replay in replays)
+    for replay in replays:
+        kind, width, count = replay.task.observation, replay.task.action.width, replay.candidates
+        for _ in range(20):
+            replay.append(
+                lane=np.arange(4),
+                observation=np.zeros((4, *kind.shape), kind.dtype),
+                action=np.zeros((4, width), np.float32),
+                policy=np.zeros((4, count), np.float32),
+                candidates=np.zeros((4, count, width), np.float32),
+                value=np.zeros(4, np.float32),
+                reward=np.zeros(4, np.float32),
+                ending=np.zeros(4, np.uint8),
+            )
+    learn, rng = config.learn, np.random.default_rng(0)
+    batch = Mixture(replays).sample(
+        np.arange(2), learn.rows, learn.unroll, learn.n_step, learn.updates_per_call, rng
+    )
+    sent = {
+        name: part.nbytes for name, part in vars(batch).items() if name not in ("task", "value")
+    }
+    assert sizes.bytes["batches of one call"] == sum(sent.values())
+
+
+def test_a_model_too_large_for_any_machine_can_be_checked():
+    flags = {"model.embed": "65536", "model.layers": "2", "model.expert_width": "10_000_000"}
+    sizes = check(configure.resolve(tasks=["toy/target"], flags=flags))
+    assert sum(sizes.parameters.values()) > 10**13
+
+
+def test_the_verb_prints_both_tables(capsys):
+    assert main(["check", "--tasks", "toy/target", "--model.embed", "16"]) == 0
+    shown = capsys.readouterr().out
+    assert "backbone" in shown
+    assert "replay when full" in shown

@@ -1,0 +1,144 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from scalezero import configure
+from scalezero.cli import main
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """Runs in an empty directory with a trainer that only notes how it was called."""
+    import scalezero.run.train
+
+    noted = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        scalezero.run.train, "train", lambda config, folder: noted.append((config, folder))
+    )
+    return noted
+
+
+def run(words: str) -> int:
+    return main(words.split())
+
+
+def test_help_needs_no_jax():
+    code = (
+        "import sys; from scalezero.cli import main\n"
+        "try: main(['train', '--help'])\n"
+        "finally: assert 'jax' not in sys.modules and 'gymnasium' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_documents_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for key, field in configure.settings():
+        assert f"--{key} " in said
+        assert " ".join(field.description.split()) in said
+
+
+def test_train_gets_the_config_and_its_folder(calls, tmp_path):
+    words = "train --preset quickstart --seed 3 --model.embed 96 --env.toy/catch.floor=-1"
+    assert run(words) == 0
+    ((config, folder),) = calls
+    assert (config.seed, config.model.embed, config.env["toy/catch"].floor) == (3, 96, -1)
+    assert folder.path.name == "quickstart-s3"
+    assert configure.read(tmp_path / "runs/quickstart-s3/config.toml") == config
+
+
+def test_any_mix_of_tasks_is_a_run(calls):
+    assert run("train --tasks toy/catch dmc/cheetah-run") == 0
+    ((config, folder),) = calls
+    assert config.tasks == ("toy/catch", "dmc/cheetah-run")
+    assert folder.path.name == "run-s0"
+
+
+def test_a_run_directory_alone_goes_on_with_its_run(calls, capsys):
+    assert run("train --tasks toy/catch --run here --model.layers 1") == 0
+    assert run("train --run here") == 0
+    assert run("train --run here --run.decisions 200_000") == 0
+    assert calls[0][0] == calls[1][0]
+    assert calls[2][0].run.decisions == 200_000
+    assert run("train --run here --model.layers 2") == 2
+    assert "model.layers (was 1, now 2)" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, calls, capsys):
+    import scalezero.run.train
+
+    def stop(config, folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scalezero.run.train, "train", stop)
+    assert run("train --tasks toy/catch --run here") == 130
+    assert capsys.readouterr().err == "stopped; go on with `scalezero train --run here`\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("train --preset dmc", "did you mean dmc8?"),
+        ("train --tasks dmc/cheeta-run", "did you mean dmc/cheetah-run?"),
+        ("train --tasks toy/catch --model.layer 3", "did you mean --model.layers?"),
+        ("train --tasks toy/catch --model.layers=abc", "must be int"),
+        ("train --tasks toy/catch --model.layers", "expected one argument"),
+        ("train", "give --preset or --tasks"),
+        ("train --preset quickstart stray", "--section.name VALUE"),
+        ("check --tasks nope/nope", "no such task"),
+        ("trian", "'train'"),
+        ("tasks stray", "see scalezero --help"),
+        ("evaluate nowhere", "no such run directory"),
+        ("evaluate . --episodes 0", "must be a whole number above 0"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(calls, capsys, tmp_path, words, hint):
+    assert run(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert hint in err
+    assert err.count("\n") == 1
+    assert calls == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_that_the_run_has_not_is_a_mistake(calls, capsys):
+    assert run("train --tasks toy/catch --run here") == 0
+    assert run("evaluate here --tasks toy/cach") == 2
+    assert "did you mean toy/catch?" in capsys.readouterr().err
+
+
+def test_tasks_are_listed_for_programs_and_people(capsys):
+    assert main(["tasks", "--json"]) == 0
+    listed = {task["name"]: task for task in json.loads(capsys.readouterr().out)}
+    assert listed["dmc/cheetah-run"]["action"] == {"kind": "continuous", "size": 6}
+    assert {"floor", "ceiling", "target", "source"} <= set(listed["atari/pong"])
+    assert main(["tasks"]) == 0
+    assert "dmc/cheetah-run" in capsys.readouterr().out
+
+
+def test_the_doctor_names_what_is_missing_and_what_repairs_it(monkeypatch, capsys):
+    from scalezero.envs import catalog
+    from scalezero.envs.spec import SuiteMissing
+
+    make = catalog.make
+
+    def broken(task, *rest, **kinds):
+        if task.name.startswith("dmc/"):
+            raise SuiteMissing("no such package")
+        return make(task, *rest, **kinds)
+
+    monkeypatch.setattr(catalog, "make", broken)
+    assert main(["doctor", "--json"]) == 0  # an extra that is missing is no illness
+    report = json.loads(capsys.readouterr().out)
+    assert report["findings"]["toy"]["works"]
+    assert not report["findings"]["dmc"]["works"]
+    assert "scalezero[dmc]" in report["findings"]["dmc"]["fix"]
+    assert main(["doctor"]) == 0
+    assert "to repair" in capsys.readouterr().out
