@@ -146,6 +146,8 @@ class LossSettings(Section):
     """Cross-entropy to the search's policy."""
     entropy: NonNegative = 5e-3
     """Entropy bonus, relative to `policy`."""
+    climb: NonNegative = 1.0
+    """Ascent of continuous policies on a learnt action value; 0: none, as in the paper."""
     balance: NonNegative = 0.0
     """Even load of the experts (Switch Transformer's auxiliary loss)."""
     router_z: NonNegative = 0.0

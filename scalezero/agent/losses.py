@@ -6,12 +6,13 @@ weight is applied once and never twice.
 Sources: UniZero, Eq. 3 and Appendix B (arXiv:2406.10667); ScaleZero, Section 4 (arXiv:2509.07945).
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from scalezero.agent.records import Batch
-from scalezero.agent.support import cross_entropy, squash, two_hot
+from scalezero.agent.support import cross_entropy, scalar, squash, two_hot
 from scalezero.agent.targets import targets
 from scalezero.agent.world import SIM_GROUP, World
 from scalezero.config import LearnSettings
@@ -41,30 +42,36 @@ def loss(
         key: Consumed.
     """
     time, tasks = batch.policy.shape[2], world.tasks.tasks
-    vector_slots = len(batch.observation.vector)
-    bound = world.bind(task, vector_slots)
-
-    goal_latent, goal_value = _look_ahead(target, batch, task)
+    bound = world.bind(task, len(batch.observation.vector))
     table = bound.table
-    goal = jax.lax.stop_gradient(
-        targets(batch, goal_latent, goal_value, table.discount, table.reward_scale)
-    )
 
     window = jax.tree.map(lambda x: x[:, :, :time], batch.observation)
-    latent = bound.encode(window)
-    at_latent, at_action, routing = bound.unroll(latent, batch.action[:, :, :time])
+    seen = bound.unroll(bound.encode(window), batch.action[:, :, :time])
+    policy = bound.policy(seen.at_latent)
+
+    other = policy.sample(key=key) if bound.action_value_head is not None else None
+    look = _look_ahead(target, batch, task, other)
+    goal = jax.lax.stop_gradient(
+        targets(batch, look.latent, look.value, table.discount, table.reward_scale)
+    )
 
     coded = lambda x: two_hot(squash(x), world.support)
-    policy = bound.policy(at_latent)
     chosen = jnp.where(batch.valid, policy.log_prob(batch.candidates), 0.0)
     goal_policy = jnp.where(goal.decided[..., None], batch.policy, 0.0)
+    next_latent = bound.next_latent(seen.at_action)
+    reward, value = bound.reward_head(seen.at_action), bound.value_head(seen.at_latent)
     parts = {
-        "latent": (_latent_loss(world, bound.next_latent(at_action), goal.latent), goal.followed),
-        "reward": (cross_entropy(bound.reward_head(at_action), coded(goal.reward)), goal.rewarded),
-        "value": (cross_entropy(bound.value_head(at_latent), coded(goal.value)), goal.valued),
+        "latent": (_latent_loss(world, next_latent, goal.latent), goal.followed),
+        "reward": (cross_entropy(reward, coded(goal.reward)), goal.rewarded),
+        "value": (cross_entropy(value, coded(goal.value)), goal.valued),
         "policy": (-jnp.sum(goal_policy * chosen, axis=-1), goal.decided),
         "entropy": (policy.entropy(), goal.decided),
     }
+    if bound.action_value_head is not None and look.other is not None:
+        action_value = bound.action_value_head(seen.at_action)
+        parts["action_value"] = (cross_entropy(action_value, coded(goal.value)), goal.followed)
+        worth = look.other / _spread(goal.value, goal.valued)
+        parts["climb"] = (-worth, goal.decided & ~policy.discrete)
     mean = {name: per_task(*part, task, tasks) for name, part in parts.items()}
     weight = settings.loss
     total = (
@@ -73,9 +80,11 @@ def loss(
         + weight.value * mean["value"]
         + weight.policy * (mean["policy"] - weight.entropy * mean["entropy"])
     )
+    if "climb" in mean:
+        total = total + weight.value * mean["action_value"] + weight.climb * mean["climb"]
     present = per_task(jnp.ones_like(goal.value), goal.valued, task, tasks)
-    scalar = jnp.sum(total) / jnp.maximum(jnp.sum(present), 1.0)
-    scalar = scalar + _router_loss(routing, batch.known[:, :, :time], settings)
+    mean_total = jnp.sum(total) / jnp.maximum(jnp.sum(present), 1.0)
+    mean_total = mean_total + _router_loss(seen.routing, batch.known[:, :, :time], settings)
 
     metrics = {f"loss/{name}": value for name, value in mean.items()}
     metrics["loss/total"] = total
@@ -89,8 +98,8 @@ def loss(
     metrics["policy/sigma"] = per_task(
         jnp.mean(policy.sigma, axis=-1), goal.decided & ~policy.discrete, task, tasks
     )
-    metrics |= _load(routing, goal.decided, task, tasks)
-    return scalar, jax.lax.stop_gradient(metrics)
+    metrics |= _load(seen.routing, goal.decided, task, tasks)
+    return mean_total, jax.lax.stop_gradient(metrics)
 
 
 def per_task(
@@ -112,15 +121,38 @@ def per_task(
     return by_task(jnp.where(mask, loss, 0)) / jnp.maximum(count, 1)
 
 
+class LookAhead(eqx.Module):
+    """What the target network makes of a batch."""
+
+    latent: Float[Array, "slot row moment embed"]
+    value: Float[Array, "slot row moment"]
+    other: Float[Array, "slot row time"] | None  # the value of the actions it was asked about
+
+
 def _look_ahead(
-    target: World, batch: Batch, task: Int[Array, " slot"]
-) -> tuple[Float[Array, "slot row moment embed"], Float[Array, "slot row moment"]]:
-    """The target network's latent and value of every row, each value with its past in view."""
+    target: World,
+    batch: Batch,
+    task: Int[Array, " slot"],
+    other: Float[Array, "slot row time action"] | None,
+) -> LookAhead:
+    """The target network's view of every row, each with its past in sight."""
     bound = target.bind(task, len(batch.observation.vector))
     latent = bound.encode(batch.observation)
     action = jnp.pad(batch.action, ((0, 0), (0, 0), (0, 1), (0, 0)))
-    feature, _, _ = bound.unroll(latent, action)
-    return latent, bound.value(feature)
+    seen = bound.unroll(latent, action, other)
+    worth = None
+    if bound.action_value_head is not None:
+        worth = scalar(bound.action_value_head(seen.at_other), target.support)
+    return LookAhead(latent, bound.value(seen.at_latent), worth)
+
+
+def _spread(
+    value: Float[Array, "slot row time"], mask: Bool[Array, "slot row time"]
+) -> Float[Array, "slot 1 1"]:
+    """How far apart each slot's values lie, at least 1: the scale on which policies climb."""
+    low = jnp.min(jnp.where(mask, value, jnp.inf), axis=(1, 2), keepdims=True)
+    high = jnp.max(jnp.where(mask, value, -jnp.inf), axis=(1, 2), keepdims=True)
+    return jnp.maximum(jnp.where(high > low, high - low, 1.0), 1.0)
 
 
 def _latent_loss(

@@ -1,9 +1,9 @@
 """What the model should have predicted: n-step values, rewards, next latents.
 
-A value target sums up to n rewards and bootstraps from the target network where they end. They end
-early where the episode does or where the data does: after *termination* nothing follows (value 0);
-after *truncation*, and where later rows are not yet known, the value of the last known row stands for
-the rest.
+A value target sums up to n rewards and bootstraps from the target network where they end. They
+end early where the episode does or where the data does: after *termination* nothing follows
+(value 0); after *truncation*, and where later rows are not yet known, the value of the last known
+row stands for the rest.
 
 Sources: MuZero, Eq. 5 (arXiv:1911.08265). Differs: LightZero takes a time limit for termination.
 """
@@ -66,7 +66,7 @@ def n_step_value(
     time = reward.shape[2] - n_step
     gamma = discount[:, None, None]
     worth = jnp.where(terminated, 0.0, value)
-    total = jnp.zeros(reward.shape[:2] + (time,))
+    total = jnp.zeros((*reward.shape[:2], time))
     factor = jnp.ones_like(total)
     bootstrap = worth[:, :, :time]
     going = known[:, :, :time]

@@ -1,7 +1,7 @@
 """The world model: one backbone for all tasks, and what each task has of its own around it.
 
-Every decision is two tokens: the latent z of an observation, then the action a. At z the model reads
-policy and value, at a the reward and the next latent:
+Every decision is two tokens: the latent z of an observation, then the action a. At z the model
+reads policy and value, at a the reward and the next latent:
 
     z₀ → π₀ v₀    a₀ → r₀ ẑ₁    z₁ → π₁ v₁    a₁ → r₁ ẑ₂    …
 
@@ -45,6 +45,7 @@ class World(eqx.Module):
     value: PerTask[Mlp]
     reward: PerTask[Mlp]
     dynamics: PerTask[Mlp]
+    action_value: PerTask[Mlp] | None  # only where the policy climbs it (learn.loss.climb)
     predicted_norm: LayerNorm | SimNorm
     tasks: TaskTable = eqx.field(static=True)
     shape: PolicyShape = eqx.field(static=True)
@@ -68,6 +69,7 @@ class World(eqx.Module):
             value_head=self.value.bind(task),
             reward_head=self.reward.bind(task),
             dynamics_head=self.dynamics.bind(task),
+            action_value_head=None if self.action_value is None else self.action_value.bind(task),
             shared=self,
             table=table,
         )
@@ -76,6 +78,15 @@ class World(eqx.Module):
     def support(self) -> Float[Array, " bin"]:
         """The atoms of values and rewards, on the squashed scale."""
         return jnp.linspace(-self.support_limit, self.support_limit, self.bins)
+
+
+class Unrolled(eqx.Module):
+    """The backbone's features of whole windows, and where their tokens were routed."""
+
+    at_latent: Float[Array, "slot row time embed"]
+    at_action: Float[Array, "slot row time embed"]
+    at_other: Float[Array, "slot row branch embed"]
+    routing: tuple[Routing, ...]
 
 
 class SlotWorld(eqx.Module):
@@ -88,15 +99,16 @@ class SlotWorld(eqx.Module):
     value_head: PerSlot[Mlp]
     reward_head: PerSlot[Mlp]
     dynamics_head: PerSlot[Mlp]
+    action_value_head: PerSlot[Mlp] | None
     shared: World
     table: SlotTable
 
     def encode(self, observation: Observation) -> Float[Array, "slot row *axes embed"]:
         """The latent of every observation, normalised."""
         parts = []
-        if self.vector is not None:
+        if self.vector is not None and len(observation.vector):
             parts.append(self.vector(observation.vector))
-        if self.shared.image is not None:
+        if self.shared.image is not None and len(observation.image):
             picture = observation.image
             flat = picture.reshape(-1, *picture.shape[-3:])
             latent = jax.vmap(self.shared.image)(flat)
@@ -122,21 +134,35 @@ class SlotWorld(eqx.Module):
         self,
         latent: Float[Array, "slot row time embed"],
         action: Float[Array, "slot row time action"],
-    ) -> tuple[
-        Float[Array, "slot row time embed"],
-        Float[Array, "slot row time embed"],
-        tuple[Routing, ...],
-    ]:
-        """The features at every latent and at every action of whole windows, and the routing."""
+        other: Float[Array, "slot row branch action"] | None = None,
+    ) -> "Unrolled":
+        """The features of whole windows.
+
+        Args:
+            latent: Of the observations.
+            action: Taken at them.
+            other: Actions that might have been taken instead at the first so many observations.
+        """
         slots, rows, time, embed = latent.shape
         pairs = jnp.stack([latent, self.action_token(action)], axis=3)
-        tokens = pairs.reshape(slots * rows, 2 * time, embed)
-        start = jnp.zeros(slots * rows, jnp.int32)
+        tokens = pairs.reshape(slots, rows, 2 * time, embed)
+        position, aside = [*range(2 * time)], 0
+        if other is not None:
+            aside = other.shape[2]
+            tokens = jnp.concatenate([tokens, self.action_token(other)], axis=2)
+            position += [2 * t + 1 for t in range(aside)]
         backbone, dtype = self._backbone()
-        features, _, routing = backbone.sequence(tokens.astype(dtype), start)
-        features = features.astype(jnp.float32).reshape(slots, rows, time, 2, embed)
-        routing = jax.tree.map(lambda x: x.reshape(slots, rows, *x.shape[1:]), routing)
-        return features[..., 0, :], features[..., 1, :], routing
+        flat = tokens.reshape(slots * rows, -1, embed).astype(dtype)
+        features, routing = backbone.window(flat, position, aside)
+        deep = lambda x: x.reshape(slots, rows, *x.shape[1:])
+        features = deep(features).astype(jnp.float32)
+        paired = features[:, :, : 2 * time].reshape(slots, rows, time, 2, embed)
+        return Unrolled(
+            at_latent=paired[..., 0, :],
+            at_action=paired[..., 1, :],
+            at_other=features[:, :, 2 * time :],
+            routing=jax.tree.map(lambda x: deep(x)[:, :, : 2 * time], routing),
+        )
 
     def root(self, history: History) -> tuple[Float[Array, "slot row embed"], Cache]:
         """The feature of each row's newest observation, with its context before it."""
@@ -145,7 +171,7 @@ class SlotWorld(eqx.Module):
         tokens = pairs.reshape(slots * rows, 2 * context, embed)[:, :-1]
         start = 2 * (context - history.length.reshape(-1))
         backbone, dtype = self._backbone()
-        features, cache, _ = backbone.sequence(tokens.astype(dtype), start)
+        features, cache = backbone.sequence(tokens.astype(dtype), start)
         return features[:, -1].astype(jnp.float32).reshape(slots, rows, embed), cache
 
     def step(
@@ -235,6 +261,7 @@ def world(config: Config, tasks: TaskTable, *, key: PRNGKeyArray) -> World:
         value=head(size.bins, 0.0),
         reward=head(size.bins, 0.0),
         dynamics=head(size.embed, 1.0),
+        action_value=head(size.bins, 0.0) if climbs(config, tasks) else None,
         predicted_norm=norm(),
         tasks=tasks,
         shape=shape,
@@ -242,6 +269,11 @@ def world(config: Config, tasks: TaskTable, *, key: PRNGKeyArray) -> World:
         bins=size.bins,
         precision=_precision(size),
     )
+
+
+def climbs(config: Config, tasks: TaskTable) -> bool:
+    """Whether policies also follow the gradient of a learnt action value."""
+    return config.learn.loss.climb > 0 and any(tasks.dimensions)
 
 
 def _image_encoder(size: ModelSettings, tasks: TaskTable, *, key: PRNGKeyArray) -> Vit | ResNet:

@@ -68,25 +68,40 @@ class Attention(eqx.Module):
         return rotate(split(self.query), position), ring
 
     def sequence(
-        self, x: Float[Array, "token embed"], start: Int[Array, ""]
+        self,
+        x: Float[Array, "token embed"],
+        position: Int[Array, " token"],
+        aside: Bool[Array, " token"],
+        start: Int[Array, ""],
     ) -> tuple[Float[Array, "token embed"], Ring]:
-        """Attend within a sequence whose tokens before `start` are padding.
+        """Attend within one sequence.
 
-        Returns the ring to go on from; the next token has position `len(x)`.
+        Returns the tokens' keys and values too, which `ring` takes.
+
+        Args:
+            x: The tokens; those that stand aside come last.
+            position: Of each token; that of the n-th token is n unless it stands aside.
+            aside: Tokens that stand in place of the one at their position: they see what it sees,
+                and only they see themselves. So one pass tells what other tokens would have given.
+            start: Tokens at positions before it are padding.
         """
-        tokens = len(x)
-        position = jnp.arange(tokens)
         query, fresh = self._project(x, position)
         age = position[:, None] - position[None, :]
-        visible = (age >= 0) & (age < self.window) & (position >= start)[None, :]
-        y = mix(query, fresh.key, fresh.value, visible).reshape(tokens, -1)
+        same = jnp.eye(len(x), dtype=bool)
+        seen = jnp.where(aside[None, :], same, ~aside[:, None] | (age > 0))
+        visible = (age >= 0) & (age < self.window) & (position >= start)[None, :] & seen
+        y = mix(query, fresh.key, fresh.value, visible).reshape(len(x), -1)
+        return jax.vmap(self.out)(y), fresh
+
+    def ring(self, past: Ring, tokens: int) -> Ring:
+        """The ring after the first `tokens` of the keys and values of a sequence."""
         kept = jnp.arange(max(0, tokens - self.window), tokens)
-        place = lambda past: (
-            jnp.zeros((self.window, *past.shape[1:]), past.dtype)
+        place = lambda each: (
+            jnp.zeros((self.window, *each.shape[1:]), each.dtype)
             .at[kept % self.window]
-            .set(past[kept])
+            .set(each[kept])
         )
-        return jax.vmap(self.out)(y), jax.tree.map(place, fresh)
+        return jax.tree.map(place, past)
 
     def step(
         self,

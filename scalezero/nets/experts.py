@@ -5,8 +5,8 @@ follows the routing: tokens are sorted into one bucket for each expert, and the 
 bucket size that fits the fullest expert is used.
 
 Sources: ScaleZero, Section 4.1 (arXiv:2509.07945); SwiGLU, arXiv:2002.05202. Differs: the softmax
-comes before the choice, so that the gate's probability multiplies the expert's output and the router
-learns; with `router="paper"` it comes after, and at one pick the router gets no gradient.
+comes before the choice, so that the gate's probability multiplies the expert's output and the
+router learns; with `router="paper"` it comes after, and at one pick the router gets no gradient.
 """
 
 from typing import Literal

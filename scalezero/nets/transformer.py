@@ -4,12 +4,13 @@ Blocks are pre-norm: attention within each sequence, then a feed-forward layer o
 all sequences at once, so that experts can be grouped across the batch.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from scalezero.nets.attention import Attention, Ring, attention
 from scalezero.nets.experts import Experts, Routing, experts
@@ -54,7 +55,7 @@ class Transformer(eqx.Module):
 
     def sequence(
         self, tokens: Float[Array, "row token embed"], start: Int[Array, " row"]
-    ) -> tuple[Float[Array, "row token embed"], Cache, tuple[Routing, ...]]:
+    ) -> tuple[Float[Array, "row token embed"], Cache]:
         """The features of whole sequences, and the caches to go on from.
 
         Args:
@@ -62,16 +63,47 @@ class Transformer(eqx.Module):
             start: The place of each row's first real token; those before it are padding, seen
                 by no real token.
         """
-        x, rings, routings = tokens, [], []
+        count = tokens.shape[1]
+        features, past, _ = self._pass(tokens, jnp.arange(count), jnp.zeros(count, bool), start)
+        rings = tuple(
+            jax.vmap(lambda each, layer=block.attention: layer.ring(each, count))(ring)
+            for block, ring in zip(self.blocks, past, strict=True)
+        )
+        return features, Cache(rings, jnp.full_like(start, count), start)
+
+    def window(
+        self, tokens: Float[Array, "row token embed"], position: Sequence[int], aside: int
+    ) -> tuple[Float[Array, "row token embed"], tuple[Routing, ...]]:
+        """The features of whole windows without padding, and where their tokens were routed.
+
+        Args:
+            tokens: One window for each row.
+            position: Of each token.
+            aside: The last so many tokens stand in place of those at their positions (see
+                `Attention.sequence`).
+        """
+        count = len(position)
+        start = jnp.zeros(len(tokens), jnp.int32)
+        apart = jnp.arange(count) >= count - aside
+        features, _, routings = self._pass(tokens, jnp.asarray(position), apart, start)
+        return features, routings
+
+    def _pass(
+        self,
+        tokens: Float[Array, "row token embed"],
+        position: Int[Array, " token"],
+        aside: Bool[Array, " token"],
+        start: Int[Array, " row"],
+    ) -> tuple[Float[Array, "row token embed"], list[Ring], tuple[Routing, ...]]:
+        x, past, routings = tokens, [], []
         for block in self.blocks:
             inner = jax.vmap(jax.vmap(block.before_attention))(x)
-            y, ring = jax.vmap(block.attention.sequence)(inner, start)
+            attend = jax.vmap(block.attention.sequence, in_axes=(0, None, None, 0))
+            y, ring = attend(inner, position, aside, start)
             x, routing = block.feed(x + y)
-            rings.append(ring)
+            past.append(ring)
             routings.extend([] if routing is None else [routing])
-        position = jnp.full_like(start, tokens.shape[1])
-        features = jax.vmap(jax.vmap(self.last))(x)
-        return features, Cache(tuple(rings), position, start), tuple(routings)
+        return jax.vmap(jax.vmap(self.last))(x), past, tuple(routings)
 
     def step(
         self, token: Float[Array, "row embed"], cache: Cache

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalezero.data.replay import Replay
 from scalezero.data.segments import NONE
 
 SEGMENTS, LENGTH, LANES = 12, 3, 3

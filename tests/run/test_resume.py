@@ -11,40 +11,12 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+import tomli_w
+from tiny import SETTINGS, tiny
 
-from scalezero.config import Config
 from scalezero.run.checkpoint import named_leaves
 from scalezero.run.folder import RunError, RunFolder
 from scalezero.run.train import Run, train
-
-TINY = {
-    "tasks": ["toy/target", "toy/chain"],
-    "model": {
-        "embed": 16,
-        "layers": 1,
-        "heads": 2,
-        "experts": 2,
-        "expert_width": 16,
-        "shared_width": 16,
-        "head_width": 16,
-        "vector_width": 16,
-        "bins": 21,
-    },
-    "search": {"simulations": 4, "candidates": 4, "considered": 4},
-    "learn": {"rows": 4, "updates_per_call": 2, "unroll": 3, "n_step": 3},
-    "data": {"envs": 4, "warmup_decisions": 16, "replay_bytes": 4_000_000, "replay_rows": 4_000},
-    "run": {
-        "decisions": 120,
-        "evaluate_every": 60,
-        "evaluation_episodes": 2,
-        "final_episodes": 3,
-        "log_every": 20,
-    },
-}
-
-
-def tiny(**changes) -> Config:
-    return Config.model_validate(TINY | changes)
 
 
 def equal(one, other) -> bool:
@@ -92,7 +64,7 @@ def test_a_resumed_run_has_its_counters_and_replay_back(run_with_data):
 
 def test_a_checkpoint_of_another_model_names_the_leaf(run_with_data):
     _, folder, _ = run_with_data
-    other = tiny(model=TINY["model"] | {"shared_width": 24})
+    other = tiny(model=SETTINGS["model"] | {"shared_width": 24})
     with pytest.raises(RunError, match=r"shared\.first\.weight was saved as float32\[16, 16\]"):
         Run(other, folder)
 
@@ -149,9 +121,7 @@ def test_training_to_the_end_writes_what_it_promises(tmp_path):
 def test_kill_at_any_moment_loses_at_most_the_time_since_the_last_save(tmp_path):
     run = tmp_path / "r"
     config = tmp_path / "config.toml"
-    settings = TINY | {"run": TINY["run"] | {"decisions": 5_000, "save_minutes": 0.01}}
-    import tomli_w
-
+    settings = SETTINGS | {"run": SETTINGS["run"] | {"decisions": 5_000, "save_minutes": 0.01}}
     config.write_text(tomli_w.dumps(settings))
     command = [sys.executable, "-m", "scalezero", "train"]
     command += ["--config", str(config), "--run", str(run)]

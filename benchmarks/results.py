@@ -1,0 +1,71 @@
+"""What did some runs reach? Their evaluations in one JSON file, and their curves in one figure.
+
+    python benchmarks/results.py runs/quickstart-s0 runs/quickstart-s1 --out docs/results/quickstart
+
+writes `quickstart.json` (per run: the config, what it ran on, every evaluation with the return of
+every episode) and `quickstart.png` (return against decisions and against wall time, a line for each
+run).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from scalezero.run.folder import RunFolder
+
+
+def of_run(path: Path) -> dict:
+    """One run: what was asked, on what it ran, what it reached and when."""
+    folder = RunFolder.find(path)
+    start = folder.about()["starts"][-1]
+    return {
+        "seed": folder.config.seed,
+        "config": folder.config.model_dump(exclude_none=True),
+        "ran_on": {
+            key: start[key] for key in ("commit", "platform", "cores", "devices", "packages")
+        },
+        "evaluations": json.loads(folder.evaluations.read_text()),
+    }
+
+
+def draw(runs: list[dict], path: Path) -> None:
+    """The mean return of every evaluation, a panel for each task."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    tasks = list(runs[0]["evaluations"][-1]["tasks"])
+    figure, panels = plt.subplots(
+        2, len(tasks), figsize=(2.6 * len(tasks), 5), sharey="col", squeeze=False, layout="tight"
+    )
+    for column, task in enumerate(tasks):
+        for run in runs:
+            lines = run["evaluations"]
+            means = [line["tasks"][task]["mean"] for line in lines]
+            label = f"seed {run['seed']}"
+            panels[0][column].plot([e["decisions"] for e in lines], means, ".-", label=label)
+            panels[1][column].plot([e["seconds"] / 60 for e in lines], means, ".-", label=label)
+        panels[0][column].set_title(task, fontsize=9)
+        panels[0][column].set_xlabel("decisions of the task")
+        panels[1][column].set_xlabel("minutes, all tasks")
+    panels[0][0].set_ylabel("return")
+    panels[1][0].set_ylabel("return")
+    if len(runs) > 1:
+        panels[0][0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Read the command line, write both files."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="run directories")
+    parser.add_argument("--out", required=True, type=Path, help="path without its ending")
+    options = parser.parse_args()
+    runs = [of_run(path) for path in options.runs]
+    options.out.with_suffix(".json").write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+    draw(runs, options.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

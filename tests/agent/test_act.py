@@ -1,0 +1,119 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from scalezero.agent.act import act, empty_history, remember
+from scalezero.agent.records import History
+
+NUMBERS, ROWS = jnp.arange(4), 2
+SETTINGS = small.config().search
+
+
+@pytest.fixture(scope="module")
+def world():
+    return small.small_world(key=jax.random.key(0))
+
+
+def seen(seed: int):
+    rng = np.random.default_rng(seed)
+    return small.observation(rng, ROWS, vector_slots=3, image_slots=1, size=4)
+
+
+def past(world, seed: int) -> History:
+    return small.history(np.random.default_rng(seed), world, (0, 1, 2, 3), ROWS)
+
+
+def decide(world, history, observation, first, explore=1.0):
+    first = jnp.broadcast_to(jnp.asarray(first), (4, ROWS))
+    return act(
+        world,
+        NUMBERS,
+        history,
+        observation,
+        first,
+        SETTINGS,
+        jnp.array(explore, jnp.float32),
+        key=jax.random.key(5),
+    )
+
+
+def near(a, b):
+    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, atol=2e-5), a, b)
+
+
+def test_a_first_observation_has_no_past(world):
+    empty = empty_history(world, 4, ROWS, 2)
+    action, plan, history = decide(world, past(world, 1), seen(0), True)
+    action_too, plan_too, history_too = decide(world, empty, seen(0), True)
+    near((action, plan), (action_too, plan_too))
+    near(history.latent[:, :, -1], history_too.latent[:, :, -1])
+    assert np.all(np.asarray(history.length) == 1)
+    # An empty history needs not be told.
+    near(decide(world, empty, seen(0), False)[:2], (action, plan))
+
+
+def test_the_past_matters_otherwise(world):
+    one = decide(world, past(world, 1), seen(0), False)[1]
+    two = decide(world, past(world, 2), seen(0), False)[1]
+    assert not np.allclose(one.value, two.value, atol=1e-3)
+
+
+def test_a_plan_does_not_depend_on_other_rows(world):
+    history, observation = past(world, 1), seen(0)
+    other_history, other_seen = past(world, 2), seen(3)
+    # Row 0 of every slot stays, row 1 becomes another environment.
+    keep = lambda a, b: jnp.concatenate([a[:, :1], b[:, 1:]], axis=1)
+    mixed = jax.tree.map(keep, (history, observation), (other_history, other_seen))
+    plain = decide(world, history, observation, False)
+    crowd = decide(world, *mixed, False)
+    row = lambda tree: jax.tree.map(lambda x: x[:, 0], tree)
+    near(row(crowd), row(plain))
+    assert not np.allclose(crowd[1].value[:, 1], plain[1].value[:, 1], atol=1e-3)
+
+
+def test_environments_get_actions_they_take(world):
+    action, plan, history = decide(world, past(world, 1), seen(0), False)
+    assert np.all(np.isin(action[0, :, 0], [0, 1, 2]))
+    assert np.all(np.isin(action[3, :, 0], [0, 1, 2, 3]))
+    assert np.abs(action).max(where=(np.arange(4) % 3 > 0)[:, None, None], initial=0) <= 1
+    np.testing.assert_allclose(action[1:3], np.tanh(plan.action[1:3]), atol=1e-6)
+    np.testing.assert_array_equal(history.action[:, :, -1], plan.action)
+    assert not np.any(action[2, :, 1])  # the line has one entry
+
+
+def test_without_exploring_nothing_depends_on_the_key_in_a_discrete_task(world):
+    history, observation = past(world, 1), seen(0)
+    first = jnp.zeros((4, ROWS), bool)
+    plans = [
+        act(
+            world,
+            NUMBERS,
+            history,
+            observation,
+            first,
+            SETTINGS,
+            jnp.zeros(()),
+            key=jax.random.key(seed),
+        )[1]
+        for seed in range(3)
+    ]
+    for slot in (0, 3):
+        for other in plans[1:]:
+            np.testing.assert_array_equal(other.action[slot], plans[0].action[slot])
+            np.testing.assert_allclose(other.policy[slot], plans[0].policy[slot], atol=1e-6)
+
+
+def test_memory_shifts_and_counts(world):
+    history = past(world, 1)
+    latent = jnp.ones((4, ROWS, 16))
+    first = jnp.zeros((4, ROWS), bool).at[0, 0].set(True)
+    later = remember(history, latent, first)
+    np.testing.assert_array_equal(later.latent[:, :, 0], history.latent[:, :, 1])
+    np.testing.assert_array_equal(later.latent[:, :, 1], latent)
+    np.testing.assert_array_equal(later.action[:, :, 0], history.action[:, :, 1])
+    assert not np.any(later.action[:, :, 1])
+    expected = np.minimum(np.asarray(history.length) + 1, 2)
+    expected[0, 0] = 1
+    np.testing.assert_array_equal(later.length, expected)

@@ -1,0 +1,143 @@
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scalezero.nets import experts as module
+from scalezero.nets.experts import Experts, capacities, experts
+
+EMBED, HIDDEN, COUNT, TOKENS = 8, 6, 4, 24
+EVEN = np.arange(TOKENS) % COUNT
+LOADS = {
+    "balanced": EVEN,
+    "uneven": np.where(np.arange(TOKENS) < 12, 0, EVEN),
+    "all to one": np.zeros(TOKENS, int),
+}
+
+
+@functools.cache
+def layer(kind: str, picks: int) -> Experts:
+    """Experts whose router reads a token's first entries as the logits."""
+    fresh = experts(EMBED, COUNT, HIDDEN, HIDDEN, picks, kind, key=jax.random.key(0))
+    return eqx.tree_at(lambda m: m.router.weight, fresh, jnp.eye(COUNT, EMBED))
+
+
+def tokens(load) -> jax.Array:
+    """Random tokens of which token i goes first to expert `load[i]`, then to the one after."""
+    x = 0.3 * np.random.default_rng(0).normal(size=(TOKENS, EMBED))
+    x[np.arange(TOKENS), load] += 4
+    x[np.arange(TOKENS), (load + 1) % COUNT] += 2
+    return jnp.asarray(x, jnp.float32)
+
+
+@eqx.filter_jit
+def learn(layer, x, dense_below: int):
+    """The output, and the gradients of a loss with respect to parameters and tokens."""
+
+    def loss(both):
+        y, routing = both[0](both[1])
+        return jnp.sum(jnp.sin(y)), (y, routing.chosen)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "DENSE_BELOW", dense_below)
+        gradients, (y, chosen) = eqx.filter_grad(loss, has_aux=True)((layer, x))
+    return y, chosen, gradients
+
+
+def one_by_one(layer: Experts, x: jax.Array, load) -> jax.Array:
+    """The definition: each token goes to its own experts, in a plain loop."""
+    outputs = []
+    for token, first in zip(x, load, strict=True):
+        logits = layer.router(token)
+        chosen = [(int(first) + i) % COUNT for i in range(layer.picks)]
+        kept = logits[jnp.array(chosen)]
+        weight = jax.nn.softmax(kept)
+        if layer.kind == "trained":
+            weight = jnp.exp(kept) / jnp.sum(jnp.exp(logits))
+        y = layer.shared(token)
+        for share, index in zip(weight, chosen, strict=True):
+            one = jax.tree.map(lambda leaf, i=index: leaf[i], layer.routed)
+            y = y + share * one(token)
+        outputs.append(y)
+    return jnp.stack(outputs)
+
+
+def near(a, b) -> None:
+    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, atol=2e-5, rtol=1e-4), a, b)
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize(("kind", "picks"), [("trained", 1), ("trained", 2), ("paper", 2)])
+def test_buckets_and_dense_products_give_the_same_and_learn_the_same(kind, picks, load):
+    model, x = layer(kind, picks), tokens(LOADS[load])
+    bucketed, chosen, pull = learn(model, x, 0)
+    dense, chosen_too, pull_too = learn(model, x, 1 << 30)
+    np.testing.assert_array_equal(chosen, chosen_too)
+    np.testing.assert_array_equal(chosen[:, 0], LOADS[load])
+    near(bucketed, dense)
+    near(pull, pull_too)
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize(("kind", "picks"), [("trained", 1), ("trained", 2), ("paper", 2)])
+def test_buckets_give_what_a_loop_over_tokens_gives(kind, picks, load):
+    model, x = layer(kind, picks), tokens(LOADS[load])
+    bucketed, _, _ = learn(model, x, 0)
+    near(bucketed, one_by_one(model, x, LOADS[load]))
+
+
+@pytest.mark.slow
+def test_buckets_learn_what_a_loop_over_tokens_learns():
+    both = layer("trained", 2), tokens(LOADS["uneven"])
+    loss = lambda both: jnp.sum(jnp.sin(one_by_one(*both, LOADS["uneven"])))
+    _, _, pull = learn(*both, 0)
+    near(pull, eqx.filter_grad(loss)(both))
+
+
+@pytest.mark.parametrize("picks", [1, 2])
+def test_the_loads_above_use_every_compiled_capacity(picks):
+    sizes = capacities(TOKENS * picks, COUNT)
+    fullest = [np.bincount(load).max() for load in LOADS.values()]
+    if picks == 2:
+        fullest = [
+            np.bincount(np.concatenate([load, (load + 1) % COUNT])).max() for load in LOADS.values()
+        ]
+    needed = {min(size for size in sizes if size >= most) for most in fullest}
+    # Two picks differ, so no expert gets more than one of a token's two.
+    assert needed == {size for size in sizes if size / 2 < TOKENS}
+
+
+@pytest.mark.parametrize("pairs", [1, 5, 24, 48, 1000])
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_capacities_rise_to_everything_and_fit_an_even_load(pairs, count):
+    sizes = capacities(pairs, count)
+    assert list(sizes) == sorted(set(sizes))
+    assert sizes[-1] == pairs
+    assert sizes[0] >= pairs / count
+
+
+def test_a_trained_router_learns_and_the_papers_at_one_pick_does_not():
+    x = tokens(EVEN)
+    for below in (0, 1 << 30):
+        _, _, (trained, _) = learn(layer("trained", 1), x, below)
+        _, _, (paper, _) = learn(layer("paper", 1), x, below)
+        assert np.abs(trained.router.weight).max() > 1e-3
+        assert not np.any(paper.router.weight)
+
+
+def test_at_one_pick_the_papers_router_gives_full_weight():
+    model, x = layer("paper", 1), tokens(EVEN)
+    y, _, _ = learn(model, x, 0)
+    near(y, one_by_one(model, x, EVEN))
+
+
+def test_other_tokens_cannot_matter():
+    model = layer("trained", 1)
+    x = tokens(LOADS["balanced"])
+    crowd = x.at[2:].set(tokens(LOADS["all to one"])[2:])  # another capacity
+    alone, _, _ = learn(model, x, 0)
+    crowded, _, _ = learn(model, crowd, 0)
+    near(crowded[:2], alone[:2])

@@ -1,0 +1,165 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scalezero.nets.attention import Ring, rotate
+from scalezero.nets.transformer import Cache, Transformer, transformer
+
+WINDOW, TOKENS, EMBED, LAYERS, HEADS = 5, 13, 16, 2, 2
+START = jnp.array([0, 3, 8])
+ROWS = len(START)
+
+
+def backbone(routed: int) -> Transformer:
+    """A small backbone; with `routed` = 0, a dense one."""
+    return transformer(
+        EMBED,
+        LAYERS,
+        HEADS,
+        WINDOW,
+        routed=routed,
+        routed_hidden=8,
+        shared_hidden=8,
+        picks=1,
+        router="trained",
+        key=jax.random.key(1),
+    )
+
+
+@pytest.fixture(scope="module", params=[0, 3], ids=["dense", "experts"])
+def model(request):
+    return backbone(request.param)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return jax.random.normal(jax.random.key(2), (ROWS, TOKENS, EMBED))
+
+
+@eqx.filter_jit
+def sequence(model, tokens, start):
+    return model.sequence(tokens, start)
+
+
+@eqx.filter_jit
+def walk(model, tokens, cache):
+    """The features of `tokens`, one step after the other."""
+
+    def step(cache, token):
+        feature, cache = model.step(token, cache)
+        return cache, feature
+
+    _, features = jax.lax.scan(step, cache, jnp.moveaxis(tokens, 1, 0))
+    return jnp.moveaxis(features, 0, 1)
+
+
+def empty(start) -> Cache:
+    nothing = jnp.zeros((ROWS, WINDOW, HEADS, EMBED // HEADS))
+    rings = tuple(Ring(nothing, nothing) for _ in range(LAYERS))
+    return Cache(rings, jnp.zeros_like(start), start)
+
+
+def real(start):
+    return np.arange(TOKENS) >= np.asarray(start)[:, None]
+
+
+def test_stepping_from_nothing_gives_the_features_of_every_prefix(model, tokens):
+    whole, _ = sequence(model, tokens, START)
+    stepped = walk(model, tokens, empty(START))
+    np.testing.assert_allclose(stepped[real(START)], whole[real(START)], atol=2e-6)
+
+
+@pytest.mark.parametrize("prefix", [1, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW + 1])
+def test_stepping_goes_on_where_a_sequence_ends(model, tokens, prefix):
+    start = jnp.minimum(START, prefix - 1)
+    whole, _ = sequence(model, tokens, start)
+    first, cache = sequence(model, tokens[:, :prefix], start)
+    rest = walk(model, tokens[:, prefix:], cache)
+    seen = real(start)[:, :prefix]
+    np.testing.assert_allclose(first[seen], whole[:, :prefix][seen], atol=2e-6)
+    np.testing.assert_allclose(rest, whole[:, prefix:], atol=2e-6)
+
+
+def test_padding_in_front_changes_nothing(model, tokens):
+    padded, _ = sequence(model, tokens, jnp.full(ROWS, 4))
+    bare, _ = sequence(model, tokens[:, 4:], jnp.zeros(ROWS, jnp.int32))
+    np.testing.assert_allclose(padded[:, 4:], bare, atol=2e-6)
+
+
+def test_tokens_before_the_start_cannot_matter(model, tokens):
+    garbage = jnp.where(real(START)[..., None], tokens, 1e3)
+    clean, _ = sequence(model, tokens, START)
+    dirty, _ = sequence(model, garbage, START)
+    np.testing.assert_array_equal(dirty[real(START)], clean[real(START)])
+
+
+def test_later_tokens_cannot_matter(model, tokens):
+    clean, _ = sequence(model, tokens, START)
+    dirty, _ = sequence(model, tokens.at[:, 9:].set(1e3), START)
+    np.testing.assert_array_equal(
+        dirty[:, :9][real(START)[:, :9]], clean[:, :9][real(START)[:, :9]]
+    )
+
+
+@pytest.mark.parametrize("changed", [0, 2])
+def test_each_layer_sees_exactly_one_window(model, tokens, changed):
+    reach = LAYERS * (WINDOW - 1)
+    start = jnp.zeros(ROWS, jnp.int32)
+    clean, _ = sequence(model, tokens, start)
+    dirty, _ = sequence(model, tokens.at[:, changed].add(1.0), start)
+    same = np.all(np.asarray(clean == dirty), axis=(0, 2))
+    np.testing.assert_array_equal(
+        same, (np.arange(TOKENS) < changed) | (np.arange(TOKENS) > changed + reach)
+    )
+
+
+def test_tokens_aside_give_what_they_would_have_given_in_place(model, tokens):
+    """And nothing else sees them."""
+    others = jax.random.normal(jax.random.key(3), (ROWS, 3, EMBED))
+    places, start = [1, 4, 8], jnp.zeros(ROWS, jnp.int32)
+    both = jnp.concatenate([tokens, others], axis=1)
+    features, _ = eqx.filter_jit(model.window)(both, [*range(TOKENS), *places], 3)
+    plain, _ = sequence(model, tokens, start)
+    np.testing.assert_allclose(features[:, :TOKENS], plain, atol=2e-6)
+    for index, place in enumerate(places):
+        instead, _ = sequence(model, tokens.at[:, place].set(others[:, index]), start)
+        np.testing.assert_allclose(features[:, TOKENS + index], instead[:, place], atol=2e-6)
+
+
+def test_rows_do_not_see_each_other(model, tokens):
+    clean, _ = sequence(model, tokens, START)
+    dirty, _ = sequence(model, tokens.at[1].set(7.0), START)
+    for row in (0, 2):
+        np.testing.assert_array_equal(dirty[row], clean[row])
+
+
+def test_rotated_products_depend_on_distances_alone(keys):
+    query, key = jax.random.normal(next(keys), (2, 6, HEADS, 8))
+    place = jnp.arange(6)
+
+    def products(shift):
+        turned = rotate(query, place + shift), rotate(key, place + shift)
+        return jnp.einsum("qhk,whk->hqw", *turned)
+
+    np.testing.assert_allclose(products(100), products(0), atol=1e-4)
+    assert not np.allclose(products(0), jnp.einsum("qhk,whk->hqw", query, key), atol=1e-2)
+
+
+def test_turning_keeps_lengths_and_the_first_token(keys):
+    x = jax.random.normal(next(keys), (6, HEADS, 8))
+    turned = rotate(x, jnp.arange(6))
+    np.testing.assert_allclose(
+        jnp.linalg.norm(turned, axis=-1), jnp.linalg.norm(x, axis=-1), rtol=1e-5
+    )
+    np.testing.assert_array_equal(turned[0], x[0])
+
+
+def test_a_backbone_in_bfloat16_gives_bfloat16(tokens):
+    cast = lambda x: x.astype(jnp.bfloat16) if eqx.is_inexact_array(x) else x
+    narrow = jax.tree.map(cast, backbone(3))
+    features, cache = sequence(narrow, tokens.astype(jnp.bfloat16), START)
+    stepped = walk(narrow, tokens[:, :2].astype(jnp.bfloat16), cache)
+    kinds = {x.dtype for x in (features, stepped, *jax.tree.leaves(cache.rings))}
+    assert kinds == {jnp.dtype(jnp.bfloat16)}
