@@ -118,7 +118,7 @@ def _search(world, key, root, recurrent, invalid, settings: SearchSettings, expl
                 gumbel_scale=explore,
             )
         case "puct":
-            return mctx.muzero_policy(
+            output = mctx.muzero_policy(
                 world,
                 key,
                 root,
@@ -126,8 +126,10 @@ def _search(world, key, root, recurrent, invalid, settings: SearchSettings, expl
                 settings.simulations,
                 invalid,
                 dirichlet_fraction=0.0,
-                temperature=settings.temperature * explore,
+                temperature=settings.temperature,
             )
+            most = jnp.argmax(output.action_weights, axis=-1).astype(output.action.dtype)
+            return output.replace(action=jnp.where(explore > 0, output.action, most))
 
 
 def completed_values(
