@@ -7,6 +7,8 @@ once. What a user got wrong is one sentence on standard error and exit code 2.
 import argparse
 import errno
 import json
+import logging
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +31,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what we say in a sentence
     try:
         options, flags = parse(arguments)
     except ConfigError as error:
@@ -69,6 +72,8 @@ def train(options: argparse.Namespace, flags: dict[str, str]) -> int:
     from scalezero.run.train import train as call
 
     folder = RunFolder.open(path, config)
+    for name in (signal.SIGINT, signal.SIGTERM):  # SIGTERM: what a cluster sends before the end
+        signal.signal(name, signal.default_int_handler)
     try:
         call(config, folder)
     except KeyboardInterrupt:

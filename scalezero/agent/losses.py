@@ -49,7 +49,10 @@ def loss(
     seen = bound.unroll(bound.encode(window), batch.action[:, :, :time])
     policy = bound.policy(seen.at_latent)
 
-    other = policy.sample(key=key) if bound.action_value_head is not None else None
+    other = None
+    if bound.action_value_head is not None:  # only the policy heads climb, not what they read
+        fixed = bound.policy(jax.lax.stop_gradient(seen.at_latent))
+        other = fixed.sample(key=key)
     look = _look_ahead(target, batch, task, other)
     goal = jax.lax.stop_gradient(
         targets(batch, look.latent, look.value, table.discount, table.reward_scale)

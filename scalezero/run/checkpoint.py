@@ -6,7 +6,8 @@ renames it, so a kill at any moment leaves the one before whole. Loading execute
 shapes and types are compared first, and a difference is reported by name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +43,31 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, tree: PyTree, notes: dict[str, Any]) -> None:
-        """Write `tree`'s arrays and `notes`; a second save at the same step does nothing."""
+        """Write `tree`'s arrays and `notes`; a second save at the same step does nothing.
+
+        Raises:
+            RunError: They cannot be written; earlier checkpoints are whole.
+        """
         if step == self.latest:
             return
         arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
         args = ocp.args.Composite(
             **{ARRAYS: ocp.args.StandardSave(arrays), NOTES: ocp.args.JsonSave(notes)}
         )
-        self._manager.save(step, args=args)
+        try:
+            self._manager.save(step, args=args)
+        except (OSError, ValueError) as error:  # Orbax reports a full disk as a ValueError
+            raise RunError(
+                f"{self.folder / str(step)}: this checkpoint cannot be written "
+                f"({_first_line(error)}); free some room and give the same command: it goes on "
+                f"from {'the start' if self.latest is None else self.latest}"
+            ) from error
 
     def notes(self, step: int) -> dict[str, Any]:
         """The notes saved at `step`."""
-        return self._read(step, NOTES, ocp.args.JsonRestore())
+        with self._naming(step):
+            args = ocp.args.Composite(**{NOTES: ocp.args.JsonRestore()})
+            return self._manager.restore(step, args=args)[NOTES]
 
     def restore[Tree: PyTree](self, step: int, tree: Tree) -> Tree:
         """`tree` with every array replaced by the one saved under its name.
@@ -62,7 +76,8 @@ class Checkpoints:
             RunError: The files are unreadable, or a name, a shape or a type differs.
         """
         here = named_leaves(tree)
-        found = self._read(step, ARRAYS, None)
+        with self._naming(step), ocp.StandardCheckpointer() as reader:
+            found = dict(reader.restore(self.folder / str(step) / ARRAYS))
         _require_same(self.folder / str(step), here, found)
         leaves = iter(here)
 
@@ -84,22 +99,22 @@ class Checkpoints:
         """Release the folder."""
         self._manager.close()
 
-    def _read(self, step: int, item: str, args: Any) -> dict[str, Any]:
-        path = self.folder / str(step)
+    @contextmanager
+    def _naming(self, step: int) -> Iterator[None]:
+        """Turn whatever reading a damaged file raises into one sentence."""
         try:
-            if item == ARRAYS:
-                with ocp.StandardCheckpointer() as reader:
-                    as_numpy = ocp.checkpoint_utils.construct_restore_args
-                    del as_numpy
-                    return dict(reader.restore(path / ARRAYS))
-            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+            yield
         except (OSError, ValueError, KeyError, TypeError) as error:
             older = [other for other in self._manager.all_steps() if other != step]
             hint = f" to go on from {max(older)}" if older else ""
             raise RunError(
-                f"{path}: this checkpoint cannot be read ({type(error).__name__}: "
-                f"{str(error).splitlines()[0][:200]}); move it away{hint}"
+                f"{self.folder / str(step)}: this checkpoint cannot be read "
+                f"({_first_line(error)}); move it away{hint}"
             ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:

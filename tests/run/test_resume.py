@@ -1,7 +1,6 @@
 """Resumed = uninterrupted, and a kill at any moment costs only what was not saved."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -117,28 +116,56 @@ def test_training_to_the_end_writes_what_it_promises(tmp_path):
     assert len(evaluations[-1]["tasks"]["toy/target"]["returns"]) == 3
 
 
-@pytest.mark.slow
-def test_kill_at_any_moment_loses_at_most_the_time_since_the_last_save(tmp_path):
-    run = tmp_path / "r"
+def long_run(tmp_path) -> list[str]:
+    """The command of a run that saves all the time and does not end by itself."""
     config = tmp_path / "config.toml"
-    settings = SETTINGS | {"run": SETTINGS["run"] | {"decisions": 5_000, "save_minutes": 0.01}}
+    settings = SETTINGS | {"run": SETTINGS["run"] | {"decisions": 50_000, "save_minutes": 0.01}}
     config.write_text(tomli_w.dumps(settings))
     command = [sys.executable, "-m", "scalezero", "train"]
-    command += ["--config", str(config), "--run", str(run)]
-    saved = -1
-    for pause in (0.0, 0.37, 0.9):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(os.environ))
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and newest(run) <= saved:
-            time.sleep(0.05)
-        time.sleep(pause)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert newest(run) > saved, "no checkpoint was made in two minutes"
+    return [*command, "--config", str(config), "--run", str(tmp_path / "r")]
+
+
+def wait_for_a_save(run, beyond: int) -> None:
+    deadline = time.monotonic() + 180
+    while newest(run) <= beyond:
+        assert time.monotonic() < deadline, "no checkpoint was made in three minutes"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_kill_at_any_moment_loses_at_most_the_time_since_the_last_save(tmp_path):
+    run, saved = tmp_path / "r", -1
+    for pause in (0.0, 0.37):
+        process = subprocess.Popen(long_run(tmp_path), stdout=subprocess.DEVNULL)
+        try:
+            wait_for_a_save(run, saved)
+            time.sleep(pause)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
         saved = newest(run)
         resumed = Run(RunFolder.find(run).config, RunFolder.find(run))
         assert resumed.turns == saved
         resumed.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path, sign):
+    run = tmp_path / "r"
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(long_run(tmp_path), **pipes)
+    try:
+        wait_for_a_save(run, -1)
+        before = newest(run)
+        process.send_signal(sign)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1] == f"stopped; go on with `scalezero train --run {run}`"
+    assert newest(run) >= before
 
 
 def newest(run) -> int:
