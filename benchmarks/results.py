@@ -47,7 +47,7 @@ def draw(runs: list[dict], path: Path) -> None:
             panels[0][column].plot([e["decisions"] for e in lines], means, ".-", label=label)
             panels[1][column].plot([e["seconds"] / 60 for e in lines], means, ".-", label=label)
         panels[0][column].set_title(task, fontsize=9)
-        panels[0][column].set_xlabel("decisions of the task")
+        panels[0][column].set_xlabel("decisions of each task")
         panels[1][column].set_xlabel("minutes, all tasks")
     panels[0][0].set_ylabel("return")
     panels[1][0].set_ylabel("return")

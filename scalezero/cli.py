@@ -7,8 +7,6 @@ once. What a user got wrong is one sentence on standard error and exit code 2.
 import argparse
 import errno
 import json
-import logging
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,18 +29,17 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what we say in a sentence
     try:
         options, flags = parse(arguments)
     except ConfigError as error:
         return _say(error)
     from scalezero.data.journal import JournalError
-    from scalezero.envs.spec import SuiteMissing, UnknownTask
+    from scalezero.envs.spec import SuiteMissing, TaskError
     from scalezero.run.folder import RunError
 
     try:
         return options.verb(options, flags)
-    except (ConfigError, UnknownTask, SuiteMissing, RunError, JournalError) as error:
+    except (ConfigError, TaskError, SuiteMissing, RunError, JournalError) as error:
         return _say(error)
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -66,14 +63,12 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
 def train(options: argparse.Namespace, flags: dict[str, str]) -> int:
     """Train one model on all tasks of a config, or go on with a run."""
     config = _config(options, flags)
-    path = options.run or Path("runs") / f"{options.preset or 'run'}-s{config.seed}"
+    path = options.run or Path("runs") / f"{_name(options)}-s{config.seed}"
     configure.tasks(config)  # an unknown one is said before anything is made
     from scalezero.run.folder import RunFolder
     from scalezero.run.train import train as call
 
     folder = RunFolder.open(path, config)
-    for name in (signal.SIGINT, signal.SIGTERM):  # SIGTERM: what a cluster sends before the end
-        signal.signal(name, signal.default_int_handler)
     try:
         call(config, folder)
     except KeyboardInterrupt:
@@ -180,7 +175,9 @@ def _parser() -> Parser:
         "--episodes", metavar="N", type=_count, help="of each task (default: the run's)"
     )
     each.add_argument("--tasks", metavar="TASK", nargs="+", help="only these (default: all)")
-    each.add_argument("--seed", metavar="N", type=int, default=0, help="(default: 0)")
+    each.add_argument(
+        "--seed", metavar="N", type=_natural, default=0, help="of the episodes (default: 0)"
+    )
     each.add_argument("--json", action="store_true", help="print JSON")
     for verb in (tasks, doctor):
         add(verb).add_argument("--json", action="store_true", help="print JSON")
@@ -219,6 +216,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 0 or more")
+    return int(text)
+
+
 def _say(problem: object) -> int:
     """Tell the user what is wrong; the exit code for that."""
     print(problem, file=sys.stderr)
@@ -237,12 +240,20 @@ def _pairs(rest: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield key.removeprefix("--"), text
 
 
+def _name(options: argparse.Namespace) -> str:
+    """What a run is called that was given no directory."""
+    if options.config:
+        return options.config.stem
+    return options.preset or "+".join(name.replace("/", "-") for name in options.tasks)[:80]
+
+
 def _config(options: argparse.Namespace, flags: dict[str, str]) -> Config:
     """What the options describe; a run directory alone describes the run in it."""
     file = options.config
     if options.run and not (options.preset or file or options.tasks):
-        stored = options.run / "config.toml"
-        file = stored if stored.exists() else None
+        from scalezero.run.folder import RunFolder
+
+        file = RunFolder.find(options.run).config_file
     return configure.resolve(
         preset=options.preset, file=file, tasks=options.tasks or (), flags=flags
     )

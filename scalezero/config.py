@@ -14,6 +14,7 @@ Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ConfigError(ValueError):
@@ -23,7 +24,9 @@ class ConfigError(ValueError):
 class Section(BaseModel):
     """A group of settings: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def require(ok: bool, message: str) -> None:
@@ -85,10 +88,12 @@ class ModelSettings(Section):
     @model_validator(mode="after")
     def _check(self) -> "ModelSettings":
         even = [n for n in range(1, self.embed + 1) if self.embed % (2 * n) == 0]
+        listed = ", ".join(map(str, even))
+        like = f"with this embed, heads can be {listed}" if even else "choose an even embed"
         require(
             self.embed % (2 * self.heads) == 0,
             f"model.heads = {self.heads} does not split model.embed = {self.embed} into even "
-            f"parts; with this embed, heads can be {', '.join(map(str, even))}",
+            f"parts; {like}",
         )
         require(
             self.vit_embed % self.vit_heads == 0,
@@ -104,7 +109,9 @@ class ModelSettings(Section):
             self.experts == 0 or self.expert_picks <= self.experts,
             f"model.expert_picks = {self.expert_picks} is more than model.experts = {self.experts}",
         )
-        require(self.bins % 2 == 1 and self.bins > 1, f"model.bins = {self.bins} must be odd")
+        require(
+            self.bins % 2 == 1 and self.bins > 1, f"model.bins = {self.bins} must be odd, above 1"
+        )
         return self
 
 
@@ -175,12 +182,12 @@ class LearnSettings(Section):
     """"cosine" falls to zero at the run's end."""
     warmup: Natural = 0
     """Updates over which the learning rate rises from zero."""
-    beta1: Fraction = 0.9
+    beta1: Decay = 0.9
     """AdamW's decay of the first moment."""
-    beta2: Fraction = 0.95
+    beta2: Decay = 0.95
     """AdamW's decay of the second moment."""
     weight_decay: NonNegative = 1e-4
-    """Of matrices; vectors (biases, norms) have none."""
+    """Of matrices and learnt tables; biases and norms have none."""
     clip: Positive = 5.0
     """Largest global norm of a gradient."""
     target_rate: Fraction = 0.02
@@ -211,7 +218,7 @@ class DataSettings(Section):
     replay_rows: PositiveInt = 500_000
     """Most decisions remembered for each task."""
     warmup_decisions: Natural = 256
-    """Decisions of each task before the first update; actions are random until then."""
+    """Decisions of each task before the first update; the untrained model plans them."""
 
     @model_validator(mode="after")
     def _check(self) -> "DataSettings":
@@ -251,6 +258,8 @@ class EnvSettings(Section):
     """Simulator steps for each decision."""
     max_decisions: PositiveInt | None = None
     """Decisions until the time limit."""
+    options: dict[str, str | int | float] | None = None
+    """For the suite: dmc: engine, threads; atari: sticky, noops, threads."""
 
 
 class Config(Section):

@@ -57,7 +57,7 @@ def test_any_mix_of_tasks_is_a_run(calls):
     assert run("train --tasks toy/catch dmc/cheetah-run") == 0
     ((config, folder),) = calls
     assert config.tasks == ("toy/catch", "dmc/cheetah-run")
-    assert folder.path.name == "run-s0"
+    assert folder.path.name == "toy-catch+dmc-cheetah-run-s0"
 
 
 def test_a_run_directory_alone_goes_on_with_its_run(calls, capsys):
@@ -66,6 +66,7 @@ def test_a_run_directory_alone_goes_on_with_its_run(calls, capsys):
     assert run("train --run here --run.decisions 200_000") == 0
     assert calls[0][0] == calls[1][0]
     assert calls[2][0].run.decisions == 200_000
+    (calls[2][1].checkpoints / "1").mkdir()
     assert run("train --run here --model.layers 2") == 2
     assert "model.layers (was 1, now 2)" in capsys.readouterr().err
 

@@ -66,7 +66,8 @@ def update_many(
 ) -> tuple[Learner, Metrics]:
     """One update for each of a stack of batches, in order; the metrics are their means.
 
-    A metric is NaN as soon as one of the updates made it so. Of `state`, only the world may be used
+    The metric `sound` counts each task's updates before its first loss that is not finite. Of
+    `state`, only the world may be used
     afterwards (an actor may still plan with it); the memory of the rest is given to the new state.
     """
     rest = eqx.tree_at(lambda s: s.world, state, None)
@@ -89,4 +90,7 @@ def _update_many(
         return eqx.filter(state, eqx.is_array), metrics
 
     arrays, metrics = jax.lax.scan(body, arrays, (batches, task))
-    return eqx.combine(arrays, static), jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
+    finite = jnp.isfinite(metrics["loss/total"]).astype(jnp.int32)
+    sound = jnp.sum(jnp.cumprod(finite, axis=0), axis=0)
+    mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
+    return eqx.combine(arrays, static), mean | {"sound": sound.astype(jnp.float32)}

@@ -42,6 +42,7 @@ def loss(
         key: Consumed.
     """
     time, tasks = batch.policy.shape[2], world.tasks.tasks
+    target = jax.lax.stop_gradient(target)
     bound = world.bind(task, len(batch.observation.vector))
     table = bound.table
 

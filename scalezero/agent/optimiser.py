@@ -1,4 +1,4 @@
-"""How gradients become steps: AdamW, with decay on matrices only, clipping and a schedule."""
+"""How gradients become steps: AdamW, clipping, a schedule; decay on matrices and tables only."""
 
 import equinox as eqx
 import jax
@@ -7,12 +7,17 @@ from jaxtyping import PyTree
 
 from scalezero.config import LearnSettings
 
+# Biases, gains and shifts are vectors however often they are stacked, so the name decides.
+MATRICES = frozenset({"weight", "kernel", "choice_tokens", "places", "class_token"})
+
 
 def optimiser(settings: LearnSettings, updates: int) -> optax.GradientTransformation:
     """The optimiser of a run that lasts `updates` updates."""
     rate: optax.Schedule
     if settings.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(settings.learning_rate, max(1, updates))
+        rate = optax.cosine_decay_schedule(
+            settings.learning_rate, max(1, updates - settings.warmup)
+        )
     else:
         rate = optax.constant_schedule(settings.learning_rate)
     if settings.warmup:
@@ -31,13 +36,9 @@ def optimiser(settings: LearnSettings, updates: int) -> optax.GradientTransforma
 
 
 def _decays(params: PyTree) -> PyTree:
-    """Which leaves weight decay applies to: those whose last path entry is a matrix."""
+    """Which leaves weight decay applies to, by the last entry of their path."""
     is_matrix = lambda path, leaf: getattr(path[-1], "name", "") in MATRICES
     return jax.tree_util.tree_map_with_path(is_matrix, params)
-
-
-# Biases, gains and shifts are vectors however often they are stacked, so the name decides.
-MATRICES = frozenset({"weight", "kernel", "choice_tokens", "places", "class_token"})
 
 
 def moving(world: PyTree) -> PyTree:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from scalezero.agent.support import behind
 from scalezero.agent.tasks import SlotTable
 
 IMPOSSIBLE = -1e9  # the logit of a candidate that is not there
@@ -65,12 +66,12 @@ class Policy(eqx.Module):
         numbered = jnp.where(first, jnp.arange(count, dtype=sample.dtype)[:, None], 0.0)
         actions = jnp.where(
             self.discrete[..., None, None],
-            _behind(numbered, sample.ndim),
+            behind(numbered, sample.ndim),
             jnp.where(self.used[..., None, :], sample, 0.0),
         )
         uniform = jnp.where(jnp.arange(count) < self.shape.sampled, 0.0, IMPOSSIBLE)
         logits = self._padded_logits()
-        prior = jnp.where(self.discrete[..., None], logits, _behind(uniform, logits.ndim))
+        prior = jnp.where(self.discrete[..., None], logits, behind(uniform, logits.ndim))
         return actions, prior
 
     def sample(self, *, key: PRNGKeyArray) -> Float[Array, "slot row *axes action"]:
@@ -109,8 +110,8 @@ def policy(
     """The policy that a head's `output` stands for."""
     *axes, _ = output.shape
     by_slot = lambda column: column.reshape(-1, *[1] * (output.ndim - 1))
-    exists = _behind(jnp.arange(shape.choices), output.ndim) < by_slot(table.choices)
-    used = _behind(jnp.arange(shape.dimensions), output.ndim) < by_slot(table.dimensions)
+    exists = behind(jnp.arange(shape.choices), output.ndim) < by_slot(table.choices)
+    used = behind(jnp.arange(shape.dimensions), output.ndim) < by_slot(table.dimensions)
     logits = output[..., : shape.choices]
     mean = output[..., : shape.dimensions]
     spread = output[..., shape.dimensions : 2 * shape.dimensions]
@@ -131,8 +132,3 @@ def squash_action(
     """What the environment is given: numbers as they are, continuous entries through tanh."""
     where = discrete.reshape(-1, *[1] * (action.ndim - 1))
     return jnp.where(where, action, jnp.tanh(action))
-
-
-def _behind(x: Array, ndim: int) -> Array:
-    """`x` with leading axes of length 1, so that it has `ndim`."""
-    return x.reshape(*[1] * (ndim - x.ndim), *x.shape)

@@ -11,8 +11,6 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-GOES_ON, TERMINATED, TRUNCATED = 0, 1, 2
-
 
 class Observation(eqx.Module):
     """What the slots of a batch show, `slot row …`; vectors are padded with zeros to the widest."""

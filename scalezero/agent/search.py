@@ -83,8 +83,12 @@ def plan(
     invalid = (root.prior_logits <= IMPOSSIBLE / 2).astype(jnp.int32)
     with jax.numpy_dtype_promotion("standard"):  # mctx mixes integer and float
         output = _search(world, search_key, root, recurrent, invalid, settings, explore)
+    choice = output.action
+    if settings.kind == "puct":  # mctx draws; without exploration the most visited is taken
+        most = jnp.argmax(output.action_weights, axis=-1).astype(choice.dtype)
+        choice = jnp.where(explore > 0, choice, most)
     return Plan(
-        action=deep(_take(root.embedding.actions, output.action)),
+        action=deep(_take(root.embedding.actions, choice)),
         candidates=actions,
         policy=deep(output.action_weights),
         value=deep(output.search_tree.node_values[:, 0]),
@@ -118,7 +122,7 @@ def _search(world, key, root, recurrent, invalid, settings: SearchSettings, expl
                 gumbel_scale=explore,
             )
         case "puct":
-            output = mctx.muzero_policy(
+            return mctx.muzero_policy(
                 world,
                 key,
                 root,
@@ -128,8 +132,6 @@ def _search(world, key, root, recurrent, invalid, settings: SearchSettings, expl
                 dirichlet_fraction=0.0,
                 temperature=settings.temperature,
             )
-            most = jnp.argmax(output.action_weights, axis=-1).astype(output.action.dtype)
-            return output.replace(action=jnp.where(explore > 0, output.action, most))
 
 
 def completed_values(

@@ -38,7 +38,7 @@ def two_hot(
     step = support[1] - support[0]
     place = (jnp.clip(value, support[0], support[-1]) - support[0]) / step
     bins = jnp.arange(len(support), dtype=place.dtype)
-    distance = jnp.abs(place[..., None] - _behind(bins, place.ndim + 1))
+    distance = jnp.abs(place[..., None] - behind(bins, place.ndim + 1))
     return jnp.maximum(1 - distance, 0)
 
 
@@ -53,9 +53,9 @@ def scalar(
     logits: Float[Array, "*axes bin"], support: Float[Array, " bin"]
 ) -> Float[Array, "*axes"]:
     """The number that a predicted distribution stands for, back on its own scale."""
-    return unsquash(jnp.sum(jax.nn.softmax(logits) * _behind(support, logits.ndim), axis=-1))
+    return unsquash(jnp.sum(jax.nn.softmax(logits) * behind(support, logits.ndim), axis=-1))
 
 
-def _behind(x: Float[Array, " bin"], ndim: int) -> Float[Array, "*axes bin"]:
-    """`x` with leading axes of length 1, so that it has `ndim`."""
-    return x.reshape(*[1] * (ndim - 1), -1)
+def behind(x: Array, ndim: int) -> Array:
+    """`x` behind leading axes of length 1, so that it has `ndim`."""
+    return x.reshape(*[1] * (ndim - x.ndim), *x.shape)

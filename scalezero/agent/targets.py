@@ -11,7 +11,8 @@ Sources: MuZero, Eq. 5 (arXiv:1911.08265). Differs: LightZero takes a time limit
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from scalezero.agent.records import GOES_ON, TERMINATED, Batch, Targets
+from scalezero.agent.records import Batch, Targets
+from scalezero.envs.spec import GOES_ON, TERMINATED
 
 
 def targets(

@@ -11,6 +11,8 @@ after that sees slots and rows, no task numbers.
 Sources: UniZero, Section 3 (arXiv:2406.10667); ScaleZero, Section 4.1 (arXiv:2509.07945).
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ from scalezero.agent.policies import Policy, PolicyShape, policy, squash_action
 from scalezero.agent.records import History, Observation, concatenate_slots
 from scalezero.agent.support import scalar
 from scalezero.agent.tasks import SlotTable, TaskTable
-from scalezero.config import Config, ModelSettings
+from scalezero.config import Config, ConfigError, ModelSettings
 from scalezero.nets.experts import Routing
 from scalezero.nets.image import ResNet, Vit, resnet, vit
 from scalezero.nets.linear import Linear, Mlp, linear, mlp
@@ -207,8 +209,12 @@ class SlotWorld(eqx.Module):
 
     def _backbone(self) -> tuple[Transformer, jnp.dtype]:
         dtype = jnp.dtype(self.shared.precision)
-        cast = lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x
-        return jax.tree.map(cast, self.shared.backbone), dtype
+
+        def cast(path: tuple[Any, ...], x: Any) -> Any:
+            exact = {"router", "gain", "shift"} & {getattr(part, "name", "") for part in path}
+            return x if exact or not eqx.is_inexact_array(x) else x.astype(dtype)
+
+        return jax.tree_util.tree_map_with_path(cast, self.shared.backbone), dtype
 
 
 def world(config: Config, tasks: TaskTable, *, key: PRNGKeyArray) -> World:
@@ -277,6 +283,12 @@ def climbs(config: Config, tasks: TaskTable) -> bool:
 
 
 def _image_encoder(size: ModelSettings, tasks: TaskTable, *, key: PRNGKeyArray) -> Vit | ResNet:
+    tall, wide, _ = tasks.image_shape
+    if size.image_encoder == "vit" and (tall % size.vit_patch or wide % size.vit_patch):
+        raise ConfigError(
+            f"model.vit_patch = {size.vit_patch} does not divide pictures of {tall} × {wide}; "
+            "choose a divisor of both"
+        )
     if size.image_encoder == "resnet":
         return resnet(
             tasks.image_shape,

@@ -11,9 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int64, Shaped, UInt8
 
 from scalezero.data.segments import FEWEST, NONE, Segments, segment_bytes
-from scalezero.envs.spec import Continuous, Discrete, Task
-
-GOES_ON, TERMINATED, TRUNCATED = 0, 1, 2  # what `ending` says
+from scalezero.envs.spec import GOES_ON, Continuous, Discrete, Task
 
 FLOAT = np.dtype(np.float32)
 

@@ -13,6 +13,7 @@ from scalezero.envs.spec import (
     Image,
     SuiteMissing,
     Task,
+    TaskError,
     UnknownTask,
     Vector,
     VectorEnv,
@@ -200,12 +201,18 @@ def missing(name: str, error: ModuleNotFoundError) -> SuiteMissing:
 def _changed(task: Task, changes: dict[str, object]) -> Task:
     repeat = changes.get("action_repeat", task.action_repeat)
     if not isinstance(repeat, int) or repeat < 1:
-        raise ValueError(f"{task.name}: action_repeat = {repeat!r} must be a whole number ≥ 1")
-    steps = task.max_decisions * task.action_repeat
+        raise TaskError(f"{task.name}: action_repeat = {repeat!r} must be a whole number ≥ 1")
+    if repeat != task.action_repeat and not task.name.startswith(("dmc/", "atari/")):
+        raise TaskError(f"{task.name}: action_repeat = {repeat}, but only dmc/ and atari/ have one")
+    derived: dict[str, object] = {
+        "max_decisions": ceil(task.max_decisions * task.action_repeat / repeat)
+    }
+    if task.name.startswith("dmc/"):
+        derived["reward_scale"] = 1 / repeat
     try:
-        return replace(task, **({"max_decisions": ceil(steps / repeat)} | changes))
+        return replace(task, **(derived | changes))
     except TypeError as error:
-        raise ValueError(f"{task.name}: a task cannot be changed so: {error}") from error
+        raise TaskError(f"{task.name}: a task cannot be changed so: {error}") from error
 
 
 def _dmc(name: str, size: int, width: int, target: float) -> Task:

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from scalezero.envs.spec import Step, SuiteMissing, Task, VectorEnv, seeds
+from scalezero.envs.spec import (
+    Step,
+    SuiteMissing,
+    Task,
+    TaskError,
+    VectorEnv,
+    seeds,
+)
 
 CONTROL_STEPS = 1000  # control steps of every episode of the suite
 
@@ -46,7 +53,7 @@ def make(task: Task, envs: int, *, seed: int) -> VectorEnv:
     """
     engine = task.options.get("engine", "auto")
     if engine not in ("auto", "envpool", "dm_control"):
-        raise ValueError(
+        raise TaskError(
             f"{task.name}: engine = {engine!r} is not one; choose auto, envpool or dm_control"
         )
     if engine != "dm_control":

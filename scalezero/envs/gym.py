@@ -23,6 +23,7 @@ from scalezero.envs.spec import (
     Step,
     SuiteMissing,
     Task,
+    TaskError,
     UnknownTask,
     Vector,
     VectorEnv,
@@ -62,7 +63,7 @@ def describe(name: str) -> Task:
 def make(task: Task, envs: int, *, seed: int) -> VectorEnv:
     """Environments of `task`, in the vector they bring themselves where they do."""
     if task.action_repeat != 1:
-        raise ValueError(
+        raise TaskError(
             f"{task.name}: action_repeat = {task.action_repeat}, but Gymnasium "
             "environments take 1; repeat actions in a wrapper of the environment"
         )
@@ -167,7 +168,7 @@ def _observation(name: str, space: spaces.Space) -> Image | Vector:
     if _is_picture(space):
         return Image(SIDE, SIDE, 3)
     if not space.is_np_flattenable:
-        raise ValueError(
+        raise TaskError(
             f"{name}: its observations, {space}, cannot be flattened to a vector; "
             "wrap the environment so that they are a Box, Discrete, or a Dict or Tuple of those"
         )
@@ -191,14 +192,14 @@ def _action(name: str, space: spaces.Space) -> Discrete | Continuous:
     if counts is not None:
         total = int(np.prod(counts, dtype=np.float64))
         if total > CHOICES:
-            raise ValueError(
+            raise TaskError(
                 f"{name}: its actions combine to {total} choices, more than {CHOICES}; "
                 "wrap the environment so that it takes fewer"
             )
         return Discrete(total)
     if isinstance(space, spaces.Box) and space.is_bounded():
         return Continuous(int(np.prod(space.shape)))
-    raise ValueError(
+    raise TaskError(
         f"{name}: its actions, {space}, are neither choices nor a bounded Box; "
         "wrap the environment so that they are"
     )

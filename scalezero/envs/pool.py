@@ -11,6 +11,10 @@ from scalezero.envs.catalog import make
 from scalezero.envs.spec import Image, Task, Vector
 
 
+class EnvironmentDied(RuntimeError):
+    """An environment that raised; the message names the task and the cause."""
+
+
 @dataclass(frozen=True)
 class Steps:
     """What every environment of every task says after one decision.
@@ -132,7 +136,7 @@ class Pool:
             error = future.exception()
             if error is not None:
                 cause = f"{type(error).__name__}: {error}"
-                raise RuntimeError(f"{task.name}: died in {doing}: {cause}") from error
+                raise EnvironmentDied(f"{task.name}: died in {doing}: {cause}") from error
         return self._next
 
 

@@ -1,30 +1,25 @@
-"""How do the returns of many tasks become one number?"""
+"""How do the normalised scores of many tasks become one number?"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from scalezero.envs.catalog import find
-
 
 @dataclass(frozen=True)
 class Summary:
-    """Normalised scores: of each task, and their mean and median."""
+    """Mean and median of normalised scores."""
 
-    scores: Mapping[str, float]
     mean: float
     median: float
 
 
-def summarise(returns: Mapping[str, float]) -> Summary:
-    """`returns` by task name, each on the scale from random play (0) to the ceiling (1).
+def summarise(scores: Mapping[str, float]) -> Summary:
+    """The mean and median of normalised scores by task name; on Atari, human-normalised.
 
-    On Atari these are human-normalised scores. Tasks without a known scale are left out of the
-    mean and the median, which are nan when there are none.
+    Tasks without a known scale (nan) are left out; both are nan when there are no others.
     """
-    scores = {name: find(name).normalised(value) for name, value in returns.items()}
     known = [score for score in scores.values() if np.isfinite(score)]
     if not known:
-        return Summary(scores, float("nan"), float("nan"))
-    return Summary(scores, float(np.mean(known)), float(np.median(known)))
+        return Summary(float("nan"), float("nan"))
+    return Summary(float(np.mean(known)), float(np.median(known)))

@@ -14,6 +14,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+GOES_ON, TERMINATED, TRUNCATED = 0, 1, 2  # how an episode stands at an observation
+
 
 @dataclass(frozen=True)
 class Image:
@@ -89,7 +91,7 @@ class Task:
     action: Discrete | Continuous
     action_repeat: int  # simulator steps (or frames) for each decision
     max_decisions: int  # decisions until the time limit truncates an episode
-    floor: float  # mean return of uniformly random play
+    floor: float  # the return that normalises to 0: random play, or the lowest possible
     ceiling: float  # the return that normalises to 1 (human, or the largest possible)
     target: float  # the return from which the task counts as solved
     source: str  # where floor, ceiling and target are from
@@ -153,5 +155,9 @@ class SuiteMissing(RuntimeError):
     """A suite whose packages are not installed; the message says what installs it."""
 
 
-class UnknownTask(ValueError):
+class TaskError(ValueError):
+    """A task that cannot be run as it was asked for; the message says why and what to do."""
+
+
+class UnknownTask(TaskError):
     """A task name that no suite knows; the message suggests a near one."""

@@ -6,7 +6,14 @@ within the episode, and whether the episode is `over`, so that the next step res
 
 import numpy as np
 
-from scalezero.envs.spec import Step, Task, Vector, VectorEnv, seeds
+from scalezero.envs.spec import (
+    Step,
+    Task,
+    TaskError,
+    Vector,
+    VectorEnv,
+    seeds,
+)
 
 CELLS = 8  # Catch: the picture is CELLS × CELLS squares …
 PIXELS = 8  # … of PIXELS × PIXELS
@@ -19,7 +26,7 @@ NIGHT, BALL, WOOD, TALLY = (18, 22, 48), (255, 196, 0), (90, 200, 250), (235, 90
 def make(task: Task, envs: int, *, seed: int) -> VectorEnv:
     """Environments of the toy called `task`."""
     if task.action_repeat != 1:
-        raise ValueError(f"{task.name}: action_repeat = {task.action_repeat}, but toys take 1")
+        raise TaskError(f"{task.name}: action_repeat = {task.action_repeat}, but toys take 1")
     match task.name:
         case "toy/catch":
             return Catch(task, envs, seed)
@@ -29,7 +36,7 @@ def make(task: Task, envs: int, *, seed: int) -> VectorEnv:
             return Count(task, envs)
         case "toy/target":
             return Target(task, envs, seed)
-    raise ValueError(f"{task.name}: no such toy; choose catch, chain, count or target")
+    raise TaskError(f"{task.name}: no such toy; choose catch, chain, count or target")
 
 
 def _step(

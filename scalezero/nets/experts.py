@@ -64,7 +64,7 @@ class Experts(eqx.Module):
         self, x: Float[Array, "token embed"]
     ) -> tuple[Float[Array, "token embed"], Routing]:
         """The layer's output for every token, and its routing."""
-        logits = jax.vmap(self.router)(x).astype(jnp.float32)
+        logits = jax.vmap(self.router)(x.astype(self.router.weight.dtype)).astype(jnp.float32)
         if self.kind == "trained":
             weight, chosen = jax.lax.top_k(jax.nn.softmax(logits), self.picks)
         else:

@@ -1,7 +1,10 @@
 """From a config to the things it describes: tasks, tables, a world model, replays."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
+from jaxtyping import PRNGKeyArray
 
 from scalezero import configure
 from scalezero.agent.tasks import TaskTable, in_slot_order, task_table
@@ -21,10 +24,24 @@ def table_of(config: Config) -> TaskTable:
     return task_table(tasks_of(config), config.learn.discount)
 
 
+class Keys(NamedTuple):
+    """The random keys of a run, one for each owner."""
+
+    world: PRNGKeyArray
+    learn: PRNGKeyArray
+    act: PRNGKeyArray
+    evaluate: PRNGKeyArray
+
+
+def keys_of(config: Config) -> Keys:
+    """The keys that the config's seed stands for."""
+    return Keys(*jax.random.split(jax.random.key(config.seed), 4))
+
+
 def world_of(config: Config) -> World:
     """A fresh world model, from the config's seed."""
     make = eqx.filter_jit(lambda key: world(config, table_of(config), key=key))
-    return make(jax.random.key(config.seed))
+    return make(keys_of(config).world)
 
 
 def candidates_of(task: Task, config: Config) -> int:

@@ -15,7 +15,7 @@ from scalezero.agent.act import empty_history
 from scalezero.agent.learner import Learner, learner
 from scalezero.agent.optimiser import optimiser
 from scalezero.agent.world import World
-from scalezero.config import Config
+from scalezero.config import Config, ConfigError
 from scalezero.data.replay import Replay
 from scalezero.envs.spec import Task
 from scalezero.run.build import candidates_of, tasks_of, world_of
@@ -104,6 +104,8 @@ def replay_bytes(task: Task, tasks: int, config: Config) -> int:
     share, rows = config.data.replay_bytes // tasks, config.data.replay_rows
     try:
         return Replay(task, candidates_of(task, config), share, rows, lanes=config.data.envs).bytes
+    except ValueError as error:
+        raise ConfigError(f"data.replay_bytes, data.replay_rows: {error}") from error
     except MemoryError:  # more than this machine could ever hold
         return share
 

@@ -6,6 +6,8 @@ renames it, so a kill at any moment leaves the one before whole. Loading execute
 shapes and types are compared first, and a difference is reported by name.
 """
 
+import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int) -> None:
         """Use `folder`, keeping the newest `keep`."""
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what we raise
         self.folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=True, enable_async_checkpointing=False
@@ -91,6 +94,11 @@ class Checkpoints:
 
         return jax.tree.map(put, tree)
 
+    def sweep(self) -> None:
+        """Delete what a save left that was killed before its end; for the one who writes here."""
+        for scrap in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(scrap, ignore_errors=True)
+
     def all_notes(self) -> list[dict[str, Any]]:
         """The notes of every checkpoint kept."""
         return [self.notes(step) for step in self._manager.all_steps()]
@@ -114,7 +122,7 @@ class Checkpoints:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+    return f"{type(error).__name__}: {str(error).partition('\n')[0][:200]}"
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:

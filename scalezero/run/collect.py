@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalezero.agent.act import act, empty_history
-from scalezero.agent.records import GOES_ON, TERMINATED, TRUNCATED, History, Observation, Plan
+from scalezero.agent.records import History, Observation, Plan
 from scalezero.agent.world import World
 from scalezero.config import Config
 from scalezero.data.replay import Replay
 from scalezero.envs.pool import Pool, Steps
-from scalezero.envs.spec import Task
+from scalezero.envs.spec import GOES_ON, TERMINATED, TRUNCATED, Task
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,11 @@ class Episode:
     decisions: int
 
 
-def observation_of(steps: Steps) -> Observation:
-    """What the environments show, for the agent."""
-    return Observation(jnp.asarray(steps.vector), jnp.asarray(steps.image))
+def observation_of(steps: Steps, size: int) -> Observation:
+    """What the environments show, for an agent whose widest vector has `size` entries."""
+    missing = size - steps.vector.shape[-1] if len(steps.vector) else 0
+    vector = np.pad(steps.vector, ((0, 0), (0, 0), (0, missing)))
+    return Observation(jnp.asarray(vector), jnp.asarray(steps.image))
 
 
 def ending_of(steps: Steps) -> np.ndarray:
@@ -39,11 +41,14 @@ def ending_of(steps: Steps) -> np.ndarray:
 class Half:
     """Half of the environments of every task, between two decisions."""
 
-    def __init__(self, tasks: Sequence[Task], world: World, config: Config, which: int) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], world: World, config: Config, which: int, turns: int
+    ) -> None:
         """Make the environments and start them."""
         rows = config.data.envs // 2
         self.tasks = tasks
-        self.pool = Pool(tasks, rows, seed=2 * config.seed + which, training=True)
+        words = np.random.SeedSequence([config.seed, which, turns]).generate_state(1)
+        self.pool = Pool(tasks, rows, seed=int(words[0]), training=True)
         self.lane = which * rows + np.arange(rows)
         self.steps = self.pool.reset()
         self.ending = ending_of(self.steps)
@@ -86,7 +91,7 @@ class Half:
             world,
             task,
             self.history,
-            observation_of(self.steps),
+            observation_of(self.steps, world.tasks.vector_size),
             jnp.asarray(self.first),
             config.search,
             jnp.ones(()),
@@ -111,12 +116,25 @@ class Collector:
     """All environments of a run, in two halves that take turns."""
 
     def __init__(
-        self, tasks: Sequence[Task], world: World, config: Config, replays: Sequence[Replay]
+        self,
+        tasks: Sequence[Task],
+        world: World,
+        config: Config,
+        replays: Sequence[Replay],
+        turns: int,
     ) -> None:
-        """Make and start the environments."""
+        """Make and start the environments.
+
+        Args:
+            tasks: In slot order.
+            world: For its shapes.
+            config: Of the run.
+            replays: What is remembered goes there.
+            turns: How many there were in earlier starts: other episodes follow after each.
+        """
         self.config = config
         self.replays = replays
-        self.halves = tuple(Half(tasks, world, config, which) for which in (0, 1))
+        self.halves = tuple(Half(tasks, world, config, which, turns) for which in (0, 1))
         self.task = jnp.arange(len(tasks))
         for replay in replays:
             replay.cut(replay.lanes)  # what was open before a resume goes on nowhere

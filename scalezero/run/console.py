@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from scalezero.envs.scores import summarise
 from scalezero.envs.spec import Task
 
 WINDOW_SECONDS = 60.0  # speeds are means over this much of the past
@@ -151,7 +152,7 @@ def print_scores(
     """
     console = console or Console()
     table = Table("task")
-    for heading in ("random floor", "reached return", "ceiling", "normalised score"):
+    for heading in ("floor", "reached return", "ceiling", "normalised score"):
         table.add_column(heading, justify="right")
     for task in (task for task in tasks if task.name in means):
         mean = means[task.name]
@@ -159,6 +160,14 @@ def print_scores(
         cells = (number(task.floor), number(mean), number(task.ceiling), number(score, 3))
         table.add_row(task.name, *cells)
     console.print(table)
+    total = summarise(
+        {task.name: task.normalised(means[task.name]) for task in tasks if task.name in means}
+    )
+    if len(means) > 1 and isfinite(total.mean):
+        console.print(
+            f"normalised score: mean {number(total.mean, 3)}, median {number(total.median, 3)}",
+            highlight=False,
+        )
     if path is not None:
         console.print(f"run directory: {path}", highlight=False, markup=False, soft_wrap=True)
 

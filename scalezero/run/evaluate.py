@@ -1,19 +1,19 @@
 """How good is the agent? Whole episodes with the search, without exploration."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from scalezero.agent.act import act, empty_history
-from scalezero.agent.records import GOES_ON
 from scalezero.agent.world import World
 from scalezero.config import Config
 from scalezero.envs.pool import Pool
-from scalezero.envs.spec import Task
+from scalezero.envs.spec import GOES_ON, Task
 from scalezero.run.collect import ending_of, observation_of
 
 PROTOCOL = "search-v1"  # search without noise; first episodes of each environment; whole episodes
@@ -47,6 +47,13 @@ class Evaluation:
         }
 
 
+def evaluation_of(tasks: Sequence[Task], record: Mapping[str, Any]) -> Evaluation:
+    """The evaluation that `Evaluation.as_json` wrote."""
+    return Evaluation(
+        tuple(tasks), tuple(tuple(record["tasks"][task.name]["returns"]) for task in tasks)
+    )
+
+
 class Evaluator:
     """Environments of their own, and the way to play whole episodes in them.
 
@@ -71,8 +78,22 @@ class Evaluator:
         self.rows = config.data.envs // 2  # as in training, so that nothing is compiled again
         self.pool = Pool(self.tasks, self.rows, seed=seed, training=False)
 
-    def play(self, world: World, episodes: int, *, key: jax.Array) -> Evaluation:
-        """Play `episodes` episodes of every task."""
+    def play(
+        self,
+        world: World,
+        episodes: int,
+        *,
+        key: jax.Array,
+        between: Callable[[], None] = lambda: None,
+    ) -> Evaluation:
+        """Play `episodes` episodes of every task; they begin alike at every call.
+
+        Args:
+            world: The agent.
+            episodes: How many of each task.
+            key: Consumed.
+            between: Called between decisions; may raise.
+        """
         quota = episodes // self.rows + (np.arange(self.rows) < episodes % self.rows)
         slots = len(self.tasks)
         history = empty_history(world, slots, self.rows, self.config.search.context)
@@ -83,11 +104,12 @@ class Evaluator:
         done = np.zeros((slots, self.rows), int)
         turn = 0
         while np.any(done < quota):
+            between()
             action, _, history = act(
                 world,
                 self.task,
                 history,
-                observation_of(steps),
+                observation_of(steps, world.tasks.vector_size),
                 jnp.asarray(first),
                 self.config.search,
                 jnp.zeros(()),

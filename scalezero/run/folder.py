@@ -3,11 +3,14 @@
 The one owner of its paths. `docs/run-directory.md` says what stands in each file.
 """
 
+import fcntl
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -59,13 +62,14 @@ class RunFolder:
         try:
             if path.exists() and not path.is_dir():
                 raise RunError(f"{path}: is a file, but must be a run directory; name another")
-            if folder.config_file.exists():
+            if folder.config_file.exists() and any(folder.checkpoints.glob("[0-9]*")):
                 _require_same(path, configure.read(folder.config_file), config)
-            elif path.is_dir() and any(path.iterdir()):
+            elif path.is_dir() and any(path.iterdir()) and not folder.config_file.exists():
                 raise RunError(f"{path}: holds files, but no run; name a new or empty directory")
-            for part in (folder.checkpoints, folder.replay, folder.tensorboard):
-                part.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
             write(folder.config_file, configure.dump(config))
+            for part in (folder.checkpoints, folder.replay, folder.tensorboard):
+                part.mkdir(exist_ok=True)
             starts = folder.about()["starts"] if folder.about_file.exists() else []
             about = {"starts": [*starts, this_start()]}
             write(folder.about_file, json.dumps(about, indent=2) + "\n")
@@ -83,6 +87,19 @@ class RunFolder:
             hint = f"; did you mean {path.parent / like}?" if like and like != path.name else ""
             raise RunError(f"{path}: {wrong}{hint}")
         return cls(path, configure.read(folder.config_file))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory: of two processes that train in it, the second one is refused."""
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"{self.path}: another process trains here; wait for it, or name another "
+                    "directory with --run"
+                ) from error
+            yield
 
     @property
     def config_file(self) -> Path:
@@ -106,7 +123,7 @@ class RunFolder:
 
     @property
     def events(self) -> Path:
-        """A line for whatever happens once: starts, saves, stops."""
+        """A line for whatever happens once: starts, saves, a loss that is not finite."""
         return self.path / "events.jsonl"
 
     @property

@@ -3,6 +3,7 @@
 import json
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -18,13 +19,15 @@ from scalezero.agent.optimiser import optimiser
 from scalezero.agent.records import Batch, Observation
 from scalezero.config import Config
 from scalezero.data.mixture import Batches, Mixture
-from scalezero.run.build import replays_of, tasks_of, world_of
+from scalezero.envs.pool import EnvironmentDied
+from scalezero.run.build import keys_of, replays_of, tasks_of, world_of
 from scalezero.run.checkpoint import Checkpoints, journals_of
 from scalezero.run.collect import Collector
 from scalezero.run.console import Progress, print_scores
-from scalezero.run.evaluate import Evaluation, Evaluator
+from scalezero.run.evaluate import Evaluation, Evaluator, evaluation_of
 from scalezero.run.folder import RunError, RunFolder, write
 from scalezero.run.logs import JsonLines, TensorBoard, plain
+from scalezero.run.stop import Stop
 
 RECENT = 16  # training episodes of a task that its shown return averages
 
@@ -46,28 +49,32 @@ class Run:
         self.replays = replays_of(config)
         self.mixture = Mixture(self.replays)
         self.rng = np.random.default_rng(config.seed)
-        self.key = jax.random.key(config.seed)
-        total = round(config.run.decisions * config.learn.replay_ratio)
-        self.rule = optimiser(config.learn, total)
-        self.state: Learner = learner(world_of(config), self.rule, key=jax.random.key(config.seed))
+        _, learn_key, self.act_key, self.evaluate_key = keys_of(config)
+        learnt_from = config.run.decisions - config.data.warmup_decisions
+        self.rule = optimiser(config.learn, round(learnt_from * config.learn.replay_ratio))
+        self.state: Learner = learner(world_of(config), self.rule, key=learn_key)
         self.turns = 0
         self.updates = 0
         self.evaluations = 0  # how many were made
         self.seconds = 0.0  # of training in earlier starts
         self.began = time.monotonic()
+        self.finished = False  # the last evaluation was made
         self.journals = journals_of(folder.replay, self.replays)
         with ExitStack() as opened:  # what was opened is closed again if the rest fails
             keep = lambda thing: opened.enter_context(closing(thing))
+            opened.enter_context(folder.lock())
             self.checkpoints = keep(Checkpoints(folder.checkpoints, config.run.keep))
+            self.checkpoints.sweep()
             self.logs = {
                 name: keep(JsonLines(getattr(folder, name)))
                 for name in ("metrics", "episodes", "events")
             }
-            if self.checkpoints.latest is not None:
-                self._restore(self.checkpoints.latest)
+            self._restore(self.checkpoints.latest)
             self.thread = opened.enter_context(ThreadPoolExecutor(1, "learner"))
             self.board = keep(TensorBoard(folder.tensorboard, int(self.decisions)))
-            self.collector = keep(Collector(self.tasks, self.state.world, config, self.replays))
+            self.collector = keep(
+                Collector(self.tasks, self.state.world, config, self.replays, self.turns)
+            )
             numbers = range(len(self.tasks))
             self.evaluator = keep(Evaluator(self.tasks, numbers, config, seed=config.seed))
             self._opened = opened.pop_all()
@@ -75,6 +82,11 @@ class Run:
         self.actor = self.state.world  # plans; behind `state.world` by the updates under way
         self.learning: Future[tuple[Learner, Metrics]] | None = None
         self.sums: list[dict[str, np.ndarray]] = []  # metrics since the last line
+        self.logged = {
+            "decisions": self.decisions,
+            "updates": self.updates,
+            "seconds": self.elapsed,
+        }
 
     @property
     def decisions(self) -> float:
@@ -86,26 +98,31 @@ class Run:
         """Seconds of training, over all starts."""
         return self.seconds + time.monotonic() - self.began
 
-    def turn(self) -> None:
-        """One decision in half of the environments, and the updates it is worth."""
-        for episode in self.collector.turn(self.actor, self.turns, key=self.key):
+    def turn(self) -> dict[str, float]:
+        """One decision in half of the environments, and the updates it is worth.
+
+        Returns:
+            For each task with an episode that ended: the mean score of its last few.
+        """
+        ended = set()
+        for episode in self.collector.turn(self.actor, self.turns, key=self.act_key):
             self.recent[episode.task].append(episode.score)
+            ended.add(episode.task)
             self.logs["episodes"].write({"decisions": self.decisions, **vars(episode)})
         self.turns += 1
         due = self.config.learn.replay_ratio * (self.decisions - self.config.data.warmup_decisions)
         each = self.config.learn.updates_per_call
-        while self.updates + each <= due:
+        ready = all(replay.starts for replay in self.replays)
+        while ready and self.updates + each <= due:
             self.learn(each)
+        return {task: float(np.mean(self.recent[task])) for task in ended}
 
-    def evaluate(self, episodes: int) -> Evaluation:
+    def evaluate(self, episodes: int, between: Callable[[], None]) -> Evaluation:
         """Play episodes without exploration, and write down how they went."""
         self.settle()
-        self.actor = self.state.world
-        key = jax.random.fold_in(jax.random.key(self.config.seed + 1), self.evaluations)
-        result = self.evaluator.play(self.state.world, episodes, key=key)
-        self.evaluations += 1
-        past = self.folder.evaluations
-        lines = json.loads(past.read_text()) if past.exists() else []
+        key = jax.random.fold_in(self.evaluate_key, self.evaluations)
+        result = self.evaluator.play(self.state.world, episodes, key=key, between=between)
+        lines = self.past_evaluations()
         lines.append(
             {
                 "decisions": self.decisions,
@@ -114,19 +131,31 @@ class Run:
                 **result.as_json(),
             }
         )
-        write(past, json.dumps(plain(lines), indent=1) + "\n")
+        write(self.folder.evaluations, json.dumps(plain(lines), indent=1) + "\n")
+        self.evaluations += 1
         means = {f"evaluation/{name}": mean for name, mean in result.means.items()}
         self.board.write(means, int(self.decisions))
         return result
 
+    def past_evaluations(self) -> list[dict[str, Any]]:
+        """Those that the run knows of; a start that was killed may have written more."""
+        if not self.folder.evaluations.exists():
+            return []
+        return json.loads(self.folder.evaluations.read_text())[: self.evaluations]
+
     def log(self) -> None:
-        """Write a line of metrics: the means since the last one."""
+        """Write a line of metrics: where the run stands, and means since the last line."""
         self.settle()
+        now = {"decisions": self.decisions, "updates": self.updates, "seconds": self.elapsed}
+        passed = max(now["seconds"] - self.logged["seconds"], 1e-9)
+        speed = lambda what: (now[what] - self.logged[what]) / passed
         line: dict[str, Any] = {
-            "decisions": self.decisions,
-            "updates": self.updates,
-            "seconds": self.elapsed,
+            **now,
+            "decisions_per_second": speed("decisions") * len(self.tasks),
+            "updates_per_second": speed("updates"),
+            **{f"{r.task.name}/decisions": r.decisions for r in self.replays},
         }
+        self.logged = now
         for name in self.sums[0] if self.sums else ():
             mean = np.mean([each[name] for each in self.sums], axis=0)
             for task, value in zip(self.tasks, mean, strict=True):
@@ -140,10 +169,12 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint of everything; what it does not need any more is deleted after."""
         self.settle()
+        self.note("saved")
         notes = {
             "turns": self.turns,
             "updates": self.updates,
             "evaluations": self.evaluations,
+            "finished": self.finished,
             "seconds": self.elapsed,
             "rng": self.rng.bit_generator.state,
             "logs": {name: log.offset for name, log in self.logs.items()},
@@ -157,20 +188,26 @@ class Run:
         for number, journal in enumerate(self.journals):
             journal.prune(name for shards in kept for name in shards[number])
 
+    def note(self, event: str, **more: Any) -> None:
+        """Write a line of something that happens once."""
+        line = {"event": event, "decisions": self.decisions, "updates": self.updates, **more}
+        self.logs["events"].write({**line, "time": time.time()})
+
     def close(self) -> None:
         """Stop environments and close files."""
         self._opened.close()
 
     def learn(self, count: int) -> None:
         """Start `count` updates on what is remembered; they run beside the next decisions."""
-        self.settle()
         learn = self.config.learn
-        task = np.arange(len(self.tasks))
+        task = self.mixture.spread(np.ones(len(self.tasks)), len(self.tasks), self.rng)
         sampled = self.mixture.sample(task, learn.rows, learn.unroll, learn.n_step, count, self.rng)
         slots = jnp.asarray(np.broadcast_to(task, (count, len(task))))
+        batches = batch_of(sampled)
+        self.settle()
         self.actor = self.state.world
         self.learning = self.thread.submit(
-            update_many, self.state, batch_of(sampled), slots, learn, self.rule
+            update_many, self.state, batches, slots, learn, self.rule
         )
         self.updates += count
 
@@ -181,16 +218,25 @@ class Run:
         self.state, metrics = self.learning.result()
         self.learning = None
         metrics = jax.device_get(metrics)
-        for task, total in zip(self.tasks, metrics["loss/total"], strict=True):
-            if not np.isfinite(total):
-                raise RunError(
-                    f"{task.name}: the loss is {total} at update {self.updates:,} "
-                    f"({self.decisions:,.0f} decisions); the last checkpoint is from before: go on "
-                    "from it with a smaller learn.learning_rate in a new run"
-                )
+        sound, count = metrics.pop("sound"), self.config.learn.updates_per_call
+        if np.min(sound) < count or not np.all(np.isfinite(metrics["gradient/norm"])):
+            first = np.min(sound)
+            named = [t.name for t, each in zip(self.tasks, sound, strict=True) if each == first]
+            at = self.updates - count + min(int(first) + 1, count)
+            self.note("not finite", tasks=named, update=at)
+            raise RunError(
+                f"{', '.join(named)}: the loss or its gradient is not finite at update {at:,} "
+                f"({self.decisions:,.0f} decisions); nothing was saved since "
+                f"{self.folder.checkpoints}/{self.checkpoints.latest}, which is sound; "
+                "try a smaller learn.learning_rate in a new run"
+            )
         self.sums.append(metrics)
 
-    def _restore(self, step: int) -> None:
+    def _restore(self, step: int | None) -> None:
+        if step is None:  # whatever an earlier start wrote, it saved nothing to go on from
+            for log in self.logs.values():
+                log.truncate(0)
+            return
         notes = self.checkpoints.notes(step)
         self.state = self.checkpoints.restore(step, self.state)
         for journal, replay, shards in zip(
@@ -202,6 +248,7 @@ class Run:
             self.logs[name].truncate(offset)
         self.turns, self.updates = notes["turns"], notes["updates"]
         self.evaluations, self.seconds = notes["evaluations"], notes["seconds"]
+        self.finished = notes["finished"] and self.decisions >= self.config.run.decisions
 
 
 def train(config: Config, folder: RunFolder) -> Evaluation:
@@ -209,51 +256,63 @@ def train(config: Config, folder: RunFolder) -> Evaluation:
 
     Raises:
         RunError: The run cannot go on; what was saved stays.
-        KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint was saved.
     """
     run = Run(config, folder)
-    progress = Progress(run.tasks, config.run.decisions)
-    run.logs["events"].write({"event": "start", "decisions": run.decisions, "time": time.time()})
     try:
-        with progress:
-            if run.board.problem:
-                progress.message(run.board.problem)
-            _loop(run, progress)
-        result = run.evaluate(config.run.final_episodes)
-        run.save()
-    except KeyboardInterrupt:
-        run.save()
-        raise
-    except OSError as error:
-        raise RunError(
-            f"{folder.path}: cannot be written: {error}; free some room and give the same command"
-        ) from error
+        if run.finished:
+            result = evaluation_of(run.tasks, run.past_evaluations()[-1])
+        else:
+            result = _train(run)
     finally:
         run.close()
     print_scores(run.tasks, result.means, path=Path(folder.path))
     return result
 
 
-def _loop(run: Run, progress: Progress) -> None:
+def _train(run: Run) -> Evaluation:
+    progress = Progress(run.tasks, run.config.run.decisions)
+    run.note("start")
+    try:
+        with Stop() as stop, progress:
+            if run.board.problem:
+                progress.message(run.board.problem)
+            _loop(run, progress, stop)
+            progress.message(f"last evaluation: {run.config.run.final_episodes} episodes each")
+            result = run.evaluate(run.config.run.final_episodes, stop.check)
+            run.finished = True
+            run.save()
+    except KeyboardInterrupt:
+        run.save()
+        raise
+    except EnvironmentDied as error:
+        run.save()
+        raise RunError(f"{error}; saved at {run.decisions:,.0f} decisions of each task") from error
+    except OSError as error:
+        raise RunError(
+            f"{run.folder.path}: cannot be written: {error}; free some room and give the same "
+            "command"
+        ) from error
+    return result
+
+
+def _loop(run: Run, progress: Progress, stop: Stop) -> None:
     settings = run.config.run
     next_log = run.decisions + settings.log_every
     every = settings.evaluate_every
     next_evaluation = (run.decisions // every + 1) * every
     saved = time.monotonic()
     while run.decisions < settings.decisions:
-        run.turn()
+        stop.check()
+        ended = run.turn()
         if run.decisions >= next_log:
             next_log += settings.log_every
             run.log()
-        progress.update(
-            decisions=int(run.decisions),
-            updates=run.updates,
-            returns={task: float(np.mean(scores)) for task, scores in run.recent.items()},
-        )
+        progress.update(decisions=int(run.decisions), updates=run.updates, returns=ended)
         if next_evaluation <= run.decisions < settings.decisions:
             next_evaluation += every
-            progress.evaluated(run.evaluate(settings.evaluation_episodes).means)
+            episodes = settings.evaluation_episodes
+            progress.evaluated(run.evaluate(episodes, stop.check).means)
         if time.monotonic() - saved > 60 * settings.save_minutes:
             run.save()
             saved = time.monotonic()
-            run.logs["events"].write({"event": "saved", "decisions": run.decisions})

@@ -6,7 +6,7 @@ import pytest
 import small
 
 from scalezero.agent.losses import loss, per_task
-from scalezero.agent.records import TERMINATED
+from scalezero.envs.spec import TERMINATED
 
 NUMBERS = (0, 1, 2, 3)
 LEARN = small.config(learn={"loss": {"balance": 0.01, "router_z": 0.01}}).learn

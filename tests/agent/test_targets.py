@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalezero.agent.records import GOES_ON, TERMINATED, TRUNCATED, Batch, Observation
+from scalezero.agent.records import Batch, Observation
 from scalezero.agent.targets import n_step_value, targets
+from scalezero.envs.spec import GOES_ON, TERMINATED, TRUNCATED
 
 TIME, N = 4, 3
 ROWS = TIME + N + 1

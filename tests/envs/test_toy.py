@@ -76,5 +76,7 @@ def test_count_says_where_everything_belongs():
 
 
 def test_a_toy_does_not_repeat_actions():
-    with pytest.raises(ValueError, match=r"^toy/catch: action_repeat = 2, but toys take 1$"):
+    with pytest.raises(
+        ValueError, match=r"^toy/catch: action_repeat = 2, but only dmc/ and atari/ have one$"
+    ):
         make(find("toy/catch", action_repeat=2), 1, seed=0, training=True)

@@ -47,6 +47,16 @@ def test_evaluating_one_task_alone_gives_that_task_only(saved):
         evaluate(folder.path, episodes=3, tasks=["toy/cache"])
 
 
+def test_a_narrow_task_beside_a_wider_one_is_evaluated_alone(tmp_path):
+    config = tiny(tasks=["toy/target", "toy/chain"])
+    run = Run(config, RunFolder.open(tmp_path / "r", config))
+    run.turn()
+    run.save()
+    run.close()
+    result = evaluate(tmp_path / "r", episodes=2, tasks=["toy/target"])
+    assert len(result.returns[0]) == 2
+
+
 def test_an_agent_acts_on_one_observation_of_any_of_its_tasks(saved):
     folder, _ = saved
     agent = scalezero.load(folder.path)

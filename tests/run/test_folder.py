@@ -31,15 +31,28 @@ def test_every_start_is_noted(tmp_path):
     assert len(RunFolder.open(tmp_path, config()).about()["starts"]) == 2
 
 
-def test_another_config_is_refused_with_the_keys_that_changed(tmp_path):
+def saved(path, config):
+    """A run directory that holds a checkpoint."""
+    folder = RunFolder.open(path, config)
+    (folder.checkpoints / "1").mkdir()
+    return folder
+
+
+def test_a_start_that_saved_nothing_may_be_corrected(tmp_path):
     RunFolder.open(tmp_path, config())
+    RunFolder.open(tmp_path, config(model__embed=96))
+    assert RunFolder.find(tmp_path).config == config(model__embed=96)
+
+
+def test_another_config_is_refused_with_the_keys_that_changed(tmp_path):
+    saved(tmp_path, config())
     said = refused(tmp_path, config(model__embed=96, learn__loss__value=1.0))
     assert "model.embed (was 64, now 96), learn.loss.value (was 0.5, now 1.0)" in said
     assert RunFolder.find(tmp_path).config == config()
 
 
 def test_a_run_may_become_longer_but_not_shorter(tmp_path):
-    RunFolder.open(tmp_path, config(run__decisions=100))
+    saved(tmp_path, config(run__decisions=100))
     RunFolder.open(tmp_path, config(run__decisions=200))
     assert RunFolder.find(tmp_path).config.run.decisions == 200
     assert "run.decisions (was 200, now 100)" in refused(tmp_path, config(run__decisions=100))
@@ -63,7 +76,7 @@ def test_finding_nothing_suggests_a_neighbour(tmp_path):
 
 
 def test_an_unreadable_config_names_its_file(tmp_path):
-    folder = RunFolder.open(tmp_path, config())
+    folder = saved(tmp_path, config())
     folder.config_file.write_text("tasks = [")
     with pytest.raises(ConfigError, match=r"config.toml: not TOML"):
         RunFolder.open(tmp_path, config())

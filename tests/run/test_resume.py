@@ -37,8 +37,8 @@ def run_with_data(tmp_path_factory):
     run.learn(2)
     run.learn(2)
     run.settle()
-    yield config, folder, run
     run.close()
+    return config, folder, run
 
 
 def test_a_resumed_learner_is_bit_identical_to_an_uninterrupted_one(run_with_data):
@@ -82,6 +82,25 @@ def test_training_twice_from_one_seed_learns_the_same(tmp_path):
     assert equal(*states)
 
 
+def test_two_processes_cannot_train_in_one_directory(run_with_data):
+    config, folder, _ = run_with_data
+    with (
+        folder.lock(),
+        pytest.raises(RunError, match="another process trains here"),
+        RunFolder(folder.path, config).lock(),
+    ):
+        pass
+
+
+def test_training_waits_until_there_is_something_to_sample(tmp_path):
+    config = tiny(data=SETTINGS["data"] | {"warmup_decisions": 0})
+    run = Run(config, RunFolder.open(tmp_path / "r", config))
+    for _ in range(8):
+        run.turn()
+    assert run.updates > 0
+    run.close()
+
+
 def test_a_nan_loss_stops_the_run_and_names_the_task(tmp_path):
     config = tiny()
     folder = RunFolder.open(tmp_path / "r", config)
@@ -90,11 +109,11 @@ def test_a_nan_loss_stops_the_run_and_names_the_task(tmp_path):
         run.turn()
     run.save()
     saved = run.checkpoints.latest
-    spoil = lambda x: x * np.nan if eqx.is_inexact_array(x) else x
+    spoil = lambda x: x.at[0].set(np.nan)  # the first task's head
     run.state = eqx.tree_at(
         lambda s: s.world.value, run.state, jax.tree.map(spoil, run.state.world.value)
     )
-    with pytest.raises(RunError, match=r"toy/target: the loss is nan at update"):
+    with pytest.raises(RunError, match=r"toy/target: the loss or its gradient is not finite at"):
         run.learn(2)
         run.save()
     assert run.checkpoints.latest == saved
@@ -113,6 +132,9 @@ def test_training_to_the_end_writes_what_it_promises(tmp_path):
     assert {episode["task"] for episode in episodes} == {"toy/target", "toy/chain"}
     evaluations = json.loads(folder.evaluations.read_text())
     assert len(evaluations) == 2
+    again = train(config, RunFolder.open(folder.path, config))
+    assert again.returns == result.returns
+    assert json.loads(folder.evaluations.read_text()) == evaluations
     assert len(evaluations[-1]["tasks"]["toy/target"]["returns"]) == 3
 
 
