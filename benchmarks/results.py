@@ -44,10 +44,10 @@ def draw(runs: list[dict], path: Path) -> None:
             lines = run["evaluations"]
             means = [line["tasks"][task]["mean"] for line in lines]
             label = f"seed {run['seed']}"
-            panels[0][column].plot([e["decisions"] for e in lines], means, ".-", label=label)
+            panels[0][column].plot([e["decisions"] / 1000 for e in lines], means, ".-", label=label)
             panels[1][column].plot([e["seconds"] / 60 for e in lines], means, ".-", label=label)
         panels[0][column].set_title(task, fontsize=9)
-        panels[0][column].set_xlabel("decisions of each task")
+        panels[0][column].set_xlabel("1,000 decisions of each task")
         panels[1][column].set_xlabel("minutes, all tasks")
     panels[0][0].set_ylabel("return")
     panels[1][0].set_ylabel("return")
