@@ -42,7 +42,6 @@ AXES: dict[str, str] = {
     "layer": "transformer blocks",
     "expert": "routed experts",
     "pick": "experts that one token is sent to",
-    "capacity": "places for tokens in one expert's bucket",
     "vocabulary": "sets of discrete actions that mean the same in several tasks",
     "patch": "patches of a picture, and the class token",
     "axes": "any leading axes",

@@ -249,7 +249,7 @@ class EnvSettings(Section):
     """What a run changes about one task, under `[env."suite/task"]`."""
 
     floor: float | None = None
-    """Mean return of random play."""
+    """The return that normalises to 0: random play, or the lowest possible."""
     ceiling: float | None = None
     """The return that normalises to 1."""
     target: float | None = None

@@ -67,8 +67,8 @@ def update_many(
     """One update for each of a stack of batches, in order; the metrics are their means.
 
     The metric `sound` counts each task's updates before its first loss that is not finite. Of
-    `state`, only the world may be used
-    afterwards (an actor may still plan with it); the memory of the rest is given to the new state.
+    `state`, only the world may be used afterwards (an actor may still plan with it); the memory of
+    the rest is given to the new state.
     """
     rest = eqx.tree_at(lambda s: s.world, state, None)
     return _update_many((state.world, batches, task), rest, settings, rule)

@@ -101,7 +101,7 @@ class Task:
     )  # for the suite's adapter
 
     def normalised(self, score: float) -> float:
-        """`score` on the scale where random play is 0 and `ceiling` is 1."""
+        """`score` on the scale where `floor` is 0 and `ceiling` is 1."""
         return (score - self.floor) / (self.ceiling - self.floor)
 
 
