@@ -18,7 +18,6 @@ AXES: dict[str, str] = {
     "transition": "decisions of a window and of the look-ahead behind it",
     "moment": "observations around these transitions: one more",
     "token": "tokens, in order: observation, action, observation, …",
-    "branch": "decisions, from the first on, at which another action is considered",
     "window": "places for past tokens in a cache, a ring",
     "segment": "rows of a replay that are recycled together",
     # what a row holds

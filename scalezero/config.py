@@ -153,8 +153,6 @@ class LossSettings(Section):
     """Cross-entropy to the search's policy."""
     entropy: NonNegative = 5e-3
     """Entropy bonus, relative to `policy`."""
-    climb: NonNegative = 1.0
-    """Ascent of continuous policies on a learnt action value; 0: none, as in the paper."""
     balance: NonNegative = 0.0
     """Even load of the experts (Switch Transformer's auxiliary loss)."""
     router_z: NonNegative = 0.0
@@ -172,6 +170,8 @@ class LearnSettings(Section):
     """For each decision."""
     rows: PositiveInt = 16
     """Windows of each slot in a batch; there is one slot for each task."""
+    recent: Fraction = 0.0
+    """Share of the windows drawn from the newest fifth of the replay; the others from all of it."""
     replay_ratio: Positive = 0.5
     """Updates for each decision of one task; an update has `rows` windows of every task."""
     updates_per_call: PositiveInt = 8
@@ -211,7 +211,7 @@ class LearnSettings(Section):
 class DataSettings(Section):
     """How experience is gathered and kept."""
 
-    envs: PositiveInt = 16
+    envs: PositiveInt = 8
     """Environments of each task; even, since one half is planned while the other steps."""
     replay_bytes: PositiveInt = 2_000_000_000
     """Memory of all replay together."""

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
 from scalezero.agent.losses import Metrics, loss
 from scalezero.agent.optimiser import moving
@@ -20,14 +20,13 @@ class Learner(eqx.Module):
     target: World  # the slow average of `world`
     moments: optax.OptState
     updates: Int[Array, ""]
-    key: PRNGKeyArray
 
 
-def learner(world: World, rule: optax.GradientTransformation, *, key: PRNGKeyArray) -> Learner:
+def learner(world: World, rule: optax.GradientTransformation) -> Learner:
     """A learner that has learnt nothing yet."""
     copy = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, world)
-    moments = rule.init(moving(world))
-    return Learner(world, copy, moments, jnp.zeros((), jnp.int32), key)
+    moments = rule.init(eqx.filter(world, moving(world)))
+    return Learner(world, copy, moments, jnp.zeros((), jnp.int32))
 
 
 def update(
@@ -38,23 +37,23 @@ def update(
     rule: optax.GradientTransformation,
 ) -> tuple[Learner, Metrics]:
     """One gradient step on one batch."""
-    key, fresh = jax.random.split(state.key)
-    params, rest = eqx.partition(state.world, eqx.is_inexact_array)
+    params, rest = eqx.partition(state.world, moving(state.world))
 
     def objective(params: World) -> tuple[Float[Array, ""], Metrics]:
         world = eqx.combine(params, rest)
-        return loss(world, state.target, batch, task, settings, key=fresh)
+        return loss(world, state.target, batch, task, settings)
 
     gradient, metrics = jax.grad(objective, has_aux=True)(params)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes integer and float
         step, moments = rule.update(gradient, state.moments, params)
     params = eqx.apply_updates(params, step)
+    world = eqx.combine(params, rest).watch(batch, task)
     slow = lambda new, old: old + settings.target_rate * (new - old)
-    old, still = eqx.partition(state.target, eqx.is_inexact_array)
-    target = eqx.combine(jax.tree.map(slow, params, old), still)
+    followed = jax.tree.map(slow, params, eqx.filter(state.target, moving(state.target)))
+    target = eqx.combine(followed, world)  # what does not move by gradients is the world's
     tasks = state.world.tasks.tasks
     metrics["gradient/norm"] = jnp.full(tasks, optax.tree.norm(gradient))
-    return Learner(eqx.combine(params, rest), target, moments, state.updates + 1, key), metrics
+    return Learner(world, target, moments, state.updates + 1), metrics
 
 
 def update_many(

@@ -6,13 +6,12 @@ weight is applied once and never twice.
 Sources: UniZero, Eq. 3 and Appendix B (arXiv:2406.10667); ScaleZero, Section 4 (arXiv:2509.07945).
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 from scalezero.agent.records import Batch
-from scalezero.agent.support import cross_entropy, scalar, squash, two_hot
+from scalezero.agent.support import cross_entropy, squash, two_hot
 from scalezero.agent.targets import targets
 from scalezero.agent.world import SIM_GROUP, World
 from scalezero.config import LearnSettings
@@ -28,8 +27,6 @@ def loss(
     batch: Batch,
     task: Int[Array, " slot"],
     settings: LearnSettings,
-    *,
-    key: PRNGKeyArray,
 ) -> tuple[Float[Array, ""], Metrics]:
     """The weighted loss, averaged over the tasks in the batch, and its parts for each task.
 
@@ -39,7 +36,6 @@ def loss(
         batch: Windows of experience.
         task: Whose windows each slot holds.
         settings: Weights and horizons.
-        key: Consumed.
     """
     time, tasks = batch.policy.shape[2], world.tasks.tasks
     target = jax.lax.stop_gradient(target)
@@ -50,14 +46,8 @@ def loss(
     seen = bound.unroll(bound.encode(window), batch.action[:, :, :time])
     policy = bound.policy(seen.at_latent)
 
-    other = None
-    if bound.action_value_head is not None:  # only the policy heads climb, not what they read
-        fixed = bound.policy(jax.lax.stop_gradient(seen.at_latent))
-        other = fixed.sample(key=key)
-    look = _look_ahead(target, batch, task, other)
-    goal = jax.lax.stop_gradient(
-        targets(batch, look.latent, look.value, table.discount, table.reward_scale)
-    )
+    latent, value = _look_ahead(target, batch, task)
+    goal = jax.lax.stop_gradient(targets(batch, latent, value, table.discount, table.reward_scale))
 
     coded = lambda x: two_hot(squash(x), world.support)
     chosen = jnp.where(batch.valid, policy.log_prob(batch.candidates), 0.0)
@@ -71,11 +61,6 @@ def loss(
         "policy": (-jnp.sum(goal_policy * chosen, axis=-1), goal.decided),
         "entropy": (policy.entropy(), goal.decided),
     }
-    if bound.action_value_head is not None and look.other is not None:
-        action_value = bound.action_value_head(seen.at_action)
-        parts["action_value"] = (cross_entropy(action_value, coded(goal.value)), goal.followed)
-        worth = look.other / _spread(goal.value, goal.valued)
-        parts["climb"] = (-worth, goal.decided & ~policy.discrete)
     mean = {name: per_task(*part, task, tasks) for name, part in parts.items()}
     weight = settings.loss
     total = (
@@ -84,8 +69,6 @@ def loss(
         + weight.value * mean["value"]
         + weight.policy * (mean["policy"] - weight.entropy * mean["entropy"])
     )
-    if "climb" in mean:
-        total = total + weight.value * mean["action_value"] + weight.climb * mean["climb"]
     present = per_task(jnp.ones_like(goal.value), goal.valued, task, tasks)
     mean_total = jnp.sum(total) / jnp.maximum(jnp.sum(present), 1.0)
     mean_total = mean_total + _router_loss(seen.routing, batch.known[:, :, :time], settings)
@@ -125,38 +108,14 @@ def per_task(
     return by_task(jnp.where(mask, loss, 0)) / jnp.maximum(count, 1)
 
 
-class LookAhead(eqx.Module):
-    """What the target network makes of a batch."""
-
-    latent: Float[Array, "slot row moment embed"]
-    value: Float[Array, "slot row moment"]
-    other: Float[Array, "slot row time"] | None  # the value of the actions it was asked about
-
-
 def _look_ahead(
-    target: World,
-    batch: Batch,
-    task: Int[Array, " slot"],
-    other: Float[Array, "slot row time action"] | None,
-) -> LookAhead:
-    """The target network's view of every row, each with its past in sight."""
+    target: World, batch: Batch, task: Int[Array, " slot"]
+) -> tuple[Float[Array, "slot row moment embed"], Float[Array, "slot row moment"]]:
+    """The target network's latent and value of every row, each with its past in sight."""
     bound = target.bind(task, len(batch.observation.vector))
     latent = bound.encode(batch.observation)
     action = jnp.pad(batch.action, ((0, 0), (0, 0), (0, 1), (0, 0)))
-    seen = bound.unroll(latent, action, other)
-    worth = None
-    if bound.action_value_head is not None:
-        worth = scalar(bound.action_value_head(seen.at_other), target.support)
-    return LookAhead(latent, bound.value(seen.at_latent), worth)
-
-
-def _spread(
-    value: Float[Array, "slot row time"], mask: Bool[Array, "slot row time"]
-) -> Float[Array, "slot 1 1"]:
-    """How far apart each slot's values lie, at least 1: the scale on which policies climb."""
-    low = jnp.min(jnp.where(mask, value, jnp.inf), axis=(1, 2), keepdims=True)
-    high = jnp.max(jnp.where(mask, value, -jnp.inf), axis=(1, 2), keepdims=True)
-    return jnp.maximum(jnp.where(high > low, high - low, 1.0), 1.0)
+    return latent, bound.value(bound.unroll(latent, action).at_latent)
 
 
 def _latent_loss(

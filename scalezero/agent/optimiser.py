@@ -6,6 +6,7 @@ import optax
 from jaxtyping import PyTree
 
 from scalezero.config import LearnSettings
+from scalezero.nets.norms import RunningNorm
 
 # Biases, gains and shifts are vectors however often they are stacked, so the name decides.
 MATRICES = frozenset({"weight", "kernel", "choice_tokens", "places", "class_token"})
@@ -41,6 +42,9 @@ def _decays(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
-def moving(world: PyTree) -> PyTree:
-    """The leaves that the optimiser may move; None elsewhere."""
-    return eqx.filter(world, eqx.is_inexact_array)
+def moving(world: PyTree) -> PyTree[bool]:
+    """Which leaves the optimiser moves: all but running statistics, which follow the data."""
+    is_norm = lambda node: isinstance(node, RunningNorm)
+    moves = lambda leaf: eqx.is_inexact_array(leaf)
+    of = lambda node: jax.tree.map(lambda leaf: moves(leaf) and not is_norm(node), node)
+    return jax.tree.map(of, world, is_leaf=is_norm)

@@ -74,11 +74,6 @@ class Policy(eqx.Module):
         prior = jnp.where(self.discrete[..., None], logits, behind(uniform, logits.ndim))
         return actions, prior
 
-    def sample(self, *, key: PRNGKeyArray) -> Float[Array, "slot row *axes action"]:
-        """One action of each continuous task, differentiable in the policy; zeros elsewhere."""
-        noise = jax.random.normal(key, self.mean.shape)
-        return jnp.where(self.used, self.mean + self.sigma * noise, 0.0)
-
     def log_prob(
         self, candidates: Float[Array, "slot row *axes candidate action"]
     ) -> Float[Array, "slot row *axes candidate"]:

@@ -20,14 +20,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from scalezero.agent.heads import PerSlot, PerTask, per_task
 from scalezero.agent.policies import Policy, PolicyShape, policy, squash_action
-from scalezero.agent.records import History, Observation, concatenate_slots
+from scalezero.agent.records import Batch, History, Observation, concatenate_slots
 from scalezero.agent.support import scalar
 from scalezero.agent.tasks import SlotTable, TaskTable
 from scalezero.config import Config, ConfigError, ModelSettings
 from scalezero.nets.experts import Routing
 from scalezero.nets.image import ResNet, Vit, resnet, vit
 from scalezero.nets.linear import Linear, Mlp, linear, mlp
-from scalezero.nets.norms import LayerNorm, SimNorm, layer_norm
+from scalezero.nets.norms import LayerNorm, RunningNorm, SimNorm, layer_norm
 from scalezero.nets.transformer import Cache, Transformer, transformer
 from scalezero.nets.vector import VectorEncoder, vector_encoder
 
@@ -47,7 +47,6 @@ class World(eqx.Module):
     value: PerTask[Mlp]
     reward: PerTask[Mlp]
     dynamics: PerTask[Mlp]
-    action_value: PerTask[Mlp] | None  # only where the policy climbs it (learn.loss.climb)
     predicted_norm: LayerNorm | SimNorm
     tasks: TaskTable = eqx.field(static=True)
     shape: PolicyShape = eqx.field(static=True)
@@ -71,10 +70,25 @@ class World(eqx.Module):
             value_head=self.value.bind(task),
             reward_head=self.reward.bind(task),
             dynamics_head=self.dynamics.bind(task),
-            action_value_head=None if self.action_value is None else self.action_value.bind(task),
             shared=self,
             table=table,
         )
+
+    def watch(self, batch: Batch, task: Int[Array, " slot"]) -> "World":
+        """The world with running statistics that take in the known rows of one more batch."""
+        if self.vector is None:
+            return self
+        vector = batch.observation.vector
+        slots, rows, moments, size = vector.shape
+        owner = jnp.repeat(task[:slots], rows * moments)
+        known, flat = batch.known[:slots].reshape(-1), vector.reshape(-1, size)
+
+        def watch(norm: RunningNorm, number: Int[Array, ""]) -> RunningNorm:
+            return norm.watch(flat, (known & (owner == number)).astype(flat.dtype))
+
+        numbers = jnp.arange(self.tasks.vector_tasks)
+        scale = eqx.filter_vmap(watch)(self.vector.layers.scale, numbers)
+        return eqx.tree_at(lambda world: world.vector.layers.scale, self, scale)
 
     @property
     def support(self) -> Float[Array, " bin"]:
@@ -87,7 +101,6 @@ class Unrolled(eqx.Module):
 
     at_latent: Float[Array, "slot row time embed"]
     at_action: Float[Array, "slot row time embed"]
-    at_other: Float[Array, "slot row branch embed"]
     routing: tuple[Routing, ...]
 
 
@@ -101,7 +114,6 @@ class SlotWorld(eqx.Module):
     value_head: PerSlot[Mlp]
     reward_head: PerSlot[Mlp]
     dynamics_head: PerSlot[Mlp]
-    action_value_head: PerSlot[Mlp] | None
     shared: World
     table: SlotTable
 
@@ -136,34 +148,18 @@ class SlotWorld(eqx.Module):
         self,
         latent: Float[Array, "slot row time embed"],
         action: Float[Array, "slot row time action"],
-        other: Float[Array, "slot row branch action"] | None = None,
     ) -> "Unrolled":
-        """The features of whole windows.
-
-        Args:
-            latent: Of the observations.
-            action: Taken at them.
-            other: Actions that might have been taken instead at the first so many observations.
-        """
+        """The features of whole windows: latents of observations, and the actions taken there."""
         slots, rows, time, embed = latent.shape
         pairs = jnp.stack([latent, self.action_token(action)], axis=3)
-        tokens = pairs.reshape(slots, rows, 2 * time, embed)
-        position, aside = [*range(2 * time)], 0
-        if other is not None:
-            aside = other.shape[2]
-            tokens = jnp.concatenate([tokens, self.action_token(other)], axis=2)
-            position += [2 * t + 1 for t in range(aside)]
+        tokens = pairs.reshape(slots * rows, 2 * time, embed)
         backbone, dtype = self._backbone()
-        flat = tokens.reshape(slots * rows, -1, embed).astype(dtype)
-        features, routing = backbone.window(flat, position, aside)
-        deep = lambda x: x.reshape(slots, rows, *x.shape[1:])
-        features = deep(features).astype(jnp.float32)
-        paired = features[:, :, : 2 * time].reshape(slots, rows, time, 2, embed)
+        features, routing = backbone.window(tokens.astype(dtype))
+        paired = features.astype(jnp.float32).reshape(slots, rows, time, 2, embed)
         return Unrolled(
             at_latent=paired[..., 0, :],
             at_action=paired[..., 1, :],
-            at_other=features[:, :, 2 * time :],
-            routing=jax.tree.map(lambda x: deep(x)[:, :, : 2 * time], routing),
+            routing=jax.tree.map(lambda x: x.reshape(slots, rows, *x.shape[1:]), routing),
         )
 
     def root(self, history: History) -> tuple[Float[Array, "slot row embed"], Cache]:
@@ -267,7 +263,6 @@ def world(config: Config, tasks: TaskTable, *, key: PRNGKeyArray) -> World:
         value=head(size.bins, 0.0),
         reward=head(size.bins, 0.0),
         dynamics=head(size.embed, 1.0),
-        action_value=head(size.bins, 0.0) if climbs(config, tasks) else None,
         predicted_norm=norm(),
         tasks=tasks,
         shape=shape,
@@ -275,11 +270,6 @@ def world(config: Config, tasks: TaskTable, *, key: PRNGKeyArray) -> World:
         bins=size.bins,
         precision=_precision(size),
     )
-
-
-def climbs(config: Config, tasks: TaskTable) -> bool:
-    """Whether policies also follow the gradient of a learnt action value."""
-    return config.learn.loss.climb > 0 and any(tasks.dimensions)
 
 
 def _image_encoder(size: ModelSettings, tasks: TaskTable, *, key: PRNGKeyArray) -> Vit | ResNet:

@@ -75,10 +75,21 @@ class Mixture:
         rows: int,
         time: int,
         lookahead: int,
+        recent: float,
         batches: int,
         rng: np.random.Generator,
     ) -> Batches:
-        """Windows for several updates at once: in each, `rows` of the task of every slot."""
+        """Windows for several updates at once: in each, `rows` of the task of every slot.
+
+        Args:
+            task: Of each slot.
+            rows: Windows of each slot and update.
+            time: Decisions of each window.
+            lookahead: Decisions after these.
+            recent: The share of windows from the newest rows.
+            batches: Updates.
+            rng: Consumed.
+        """
         images = self.shows_image[task]
         if np.any(images[:-1] > images[1:]):
             raise ValueError(
@@ -103,7 +114,7 @@ class Mixture:
             known=np.empty((*lead, transitions + 1), bool),
         )
         for slot, each in enumerate(task):
-            window = self.replays[each].sample(batches * rows, time, lookahead, rng)
+            window = self.replays[each].sample(batches * rows, time, lookahead, recent, rng)
             seen = batch.vector[:, slot] if slot < vectors else batch.image[:, slot - vectors]
             _put(batch, slot, seen, window)
         return batch

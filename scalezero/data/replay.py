@@ -140,10 +140,15 @@ class Replay:
         """End lanes whose environments are gone: what followed their last rows stays unknown."""
         self.store.cut(lane)
 
-    def sample(self, count: int, time: int, lookahead: int, rng: np.random.Generator) -> Window:
-        """`count` windows, from starts uniform over non-final rows whose successor is stored."""
+    def sample(
+        self, count: int, time: int, lookahead: int, recent: float, rng: np.random.Generator
+    ) -> Window:
+        """`count` windows that start at non-final rows whose successor is stored.
+
+        The share `recent` of them starts among the newest rows (see `Segments.draw`).
+        """
         store, transitions = self.store, time + lookahead
-        index, known = store.walk(store.draw(count, rng), transitions + 1)
+        index, known = store.walk(store.draw(count, recent, rng), transitions + 1)
         unknown = ~known
 
         def take(name: str, steps: int) -> np.ndarray:

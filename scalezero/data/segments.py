@@ -6,6 +6,7 @@ lane's next one and chained to it. So a row is stored once, and what follows it 
 the chain. A chain never dangles: a segment is closed before its successor is, hence recycled first.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int64
 
 FEWEST = 4  # segments for every open lane: the one it writes, and some to remember
+NEWEST = 0.2  # the share of segments that counts as recent
 NONE = -1  # stands for "no segment" and "no lane"
 OPEN = np.iinfo(np.int64).max  # the turn of a segment that is being written: never
 
@@ -97,16 +99,31 @@ class Segments:
             if self.held[each] != NONE:
                 self._close(int(each))
 
-    def draw(self, count: int, rng: np.random.Generator) -> Int64[np.ndarray, " row"]:
-        """Rows drawn uniformly, with replacement, from those that a window may start at."""
-        ledger, total = self.ledger, np.cumsum(self.ledger.starts)
-        if not total[-1]:
+    def draw(
+        self, count: int, recent: float, rng: np.random.Generator
+    ) -> Int64[np.ndarray, " row"]:
+        """Rows drawn with replacement from those that a window may start at.
+
+        Args:
+            count: How many.
+            recent: The share that is drawn from the newest `NEWEST` of segments, uniformly; the
+                others are drawn uniformly from all.
+            rng: Consumed.
+        """
+        ledger = self.ledger
+        used = np.flatnonzero(ledger.starts)
+        if not len(used):
             raise ValueError(
                 f"{self.name}: there is nothing to sample yet; append two rows of an episode first"
             )
-        pick = rng.integers(total[-1], size=count)
-        segment = np.searchsorted(total, pick, side="right")
-        rank = pick - (total - ledger.starts)[segment]  # which of the segment's starts
+        few = math.ceil(NEWEST * len(used))
+        newest = used[np.argpartition(ledger.serial[used], -few)[-few:]]
+        segment, rank = np.empty(count, WORD), np.empty(count, WORD)
+        fresh = rng.random(count) < recent
+        for part, among in ((~fresh, used), (fresh, newest)):
+            if np.any(part):
+                drawn = _pick(among, ledger.starts[among], int(np.count_nonzero(part)), rng)
+                segment[part], rank[part] = drawn
         followed = ledger.used[segment] - (ledger.next[segment] == NONE)
         can = self.ending.reshape(-1, self.length)[segment] == 0
         can &= np.arange(self.length) < followed[:, None]
@@ -168,3 +185,16 @@ class Segments:
         ledger.lane[segment] = self.held[lane] = NONE
         ledger.turn[segment] = ledger.version[segment] = self.clock
         return segment
+
+
+def _pick(
+    among: Int[np.ndarray, " segment"],
+    starts: Int[np.ndarray, " segment"],
+    count: int,
+    rng: np.random.Generator,
+) -> tuple[Int64[np.ndarray, " row"], Int64[np.ndarray, " row"]]:
+    """Starts drawn uniformly from those of some segments: whose each is, and its rank there."""
+    total = np.cumsum(starts)
+    pick = rng.integers(total[-1], size=count)
+    place = np.searchsorted(total, pick, side="right")
+    return among[place], pick - (total - starts)[place]

@@ -70,26 +70,16 @@ class Attention(eqx.Module):
     def sequence(
         self,
         x: Float[Array, "token embed"],
-        position: Int[Array, " token"],
-        aside: Bool[Array, " token"],
         start: Int[Array, ""],
     ) -> tuple[Float[Array, "token embed"], Ring]:
-        """Attend within one sequence.
+        """Attend within one sequence, whose tokens before `start` are padding.
 
         Returns the tokens' keys and values too, which `ring` takes.
-
-        Args:
-            x: The tokens; those that stand aside come last.
-            position: Of each token; that of the n-th token is n unless it stands aside.
-            aside: Tokens that stand in place of the one at their position: they see what it sees,
-                and only they see themselves. So one pass tells what other tokens would have given.
-            start: Tokens at positions before it are padding.
         """
+        position = jnp.arange(len(x))
         query, fresh = self._project(x, position)
         age = position[:, None] - position[None, :]
-        same = jnp.eye(len(x), dtype=bool)
-        seen = jnp.where(aside[None, :], same, ~aside[:, None] | (age > 0))
-        visible = (age >= 0) & (age < self.window) & (position >= start)[None, :] & seen
+        visible = (age >= 0) & (age < self.window) & (position >= start)[None, :]
         y = mix(query, fresh.key, fresh.value, visible).reshape(len(x), -1)
         return jax.vmap(self.out)(y), fresh
 

@@ -4,13 +4,12 @@ Blocks are pre-norm: attention within each sequence, then a feed-forward layer o
 all sequences at once, so that experts can be grouped across the batch.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from scalezero.nets.attention import Attention, Ring, attention
 from scalezero.nets.experts import Experts, Routing, experts
@@ -64,7 +63,7 @@ class Transformer(eqx.Module):
                 by no real token.
         """
         count = tokens.shape[1]
-        features, past, _ = self._pass(tokens, jnp.arange(count), jnp.zeros(count, bool), start)
+        features, past, _ = self._pass(tokens, start)
         rings = tuple(
             jax.vmap(lambda each, layer=block.attention: layer.ring(each, count))(ring)
             for block, ring in zip(self.blocks, past, strict=True)
@@ -72,34 +71,19 @@ class Transformer(eqx.Module):
         return features, Cache(rings, jnp.full_like(start, count), start)
 
     def window(
-        self, tokens: Float[Array, "row token embed"], position: Sequence[int], aside: int
+        self, tokens: Float[Array, "row token embed"]
     ) -> tuple[Float[Array, "row token embed"], tuple[Routing, ...]]:
-        """The features of whole windows without padding, and where their tokens were routed.
-
-        Args:
-            tokens: One window for each row.
-            position: Of each token.
-            aside: The last so many tokens stand in place of those at their positions (see
-                `Attention.sequence`).
-        """
-        count = len(position)
-        start = jnp.zeros(len(tokens), jnp.int32)
-        apart = jnp.arange(count) >= count - aside
-        features, _, routings = self._pass(tokens, jnp.asarray(position), apart, start)
+        """The features of whole windows without padding, and where their tokens were routed."""
+        features, _, routings = self._pass(tokens, jnp.zeros(len(tokens), jnp.int32))
         return features, routings
 
     def _pass(
-        self,
-        tokens: Float[Array, "row token embed"],
-        position: Int[Array, " token"],
-        aside: Bool[Array, " token"],
-        start: Int[Array, " row"],
+        self, tokens: Float[Array, "row token embed"], start: Int[Array, " row"]
     ) -> tuple[Float[Array, "row token embed"], list[Ring], tuple[Routing, ...]]:
         x, past, routings = tokens, [], []
         for block in self.blocks:
             inner = jax.vmap(jax.vmap(block.before_attention))(x)
-            attend = jax.vmap(block.attention.sequence, in_axes=(0, None, None, 0))
-            y, ring = attend(inner, position, aside, start)
+            y, ring = jax.vmap(block.attention.sequence)(inner, start)
             x, routing = block.feed(x + y)
             past.append(ring)
             routings.extend([] if routing is None else [routing])

@@ -99,9 +99,7 @@ def load(run: str | Path) -> Agent:
         step = checkpoints.latest
         if step is None:
             raise RunError(f"{run}: has no checkpoint yet; let it train until the first one")
-        make = lambda: learner(
-            world_of(config), optimiser(config.learn, 1), key=jax.random.key(config.seed)
-        )
+        make = lambda: learner(world_of(config), optimiser(config.learn, 1))
         state = checkpoints.restore(step, eqx.filter_jit(make)())
     finally:
         checkpoints.close()

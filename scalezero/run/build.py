@@ -28,14 +28,13 @@ class Keys(NamedTuple):
     """The random keys of a run, one for each owner."""
 
     world: PRNGKeyArray
-    learn: PRNGKeyArray
     act: PRNGKeyArray
     evaluate: PRNGKeyArray
 
 
 def keys_of(config: Config) -> Keys:
     """The keys that the config's seed stands for."""
-    return Keys(*jax.random.split(jax.random.key(config.seed), 4))
+    return Keys(*jax.random.split(jax.random.key(config.seed), 3))
 
 
 def world_of(config: Config) -> World:

@@ -52,8 +52,7 @@ def check(config: Config) -> Sizes:
     """The sizes of the run that `config` describes."""
     tasks = tasks_of(config)
     rule = optimiser(config.learn, 1)
-    key = jax.random.key(0)
-    state: Learner = eqx.filter_eval_shape(lambda: learner(world_of(config), rule, key=key))
+    state: Learner = eqx.filter_eval_shape(lambda: learner(world_of(config), rule))
     parts = {name: getattr(state.world, name) for name in World.__dataclass_fields__}
     counts = {name: sum(x.size for x in arrays(part)) for name, part in parts.items()}
     return Sizes(

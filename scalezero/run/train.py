@@ -49,10 +49,10 @@ class Run:
         self.replays = replays_of(config)
         self.mixture = Mixture(self.replays)
         self.rng = np.random.default_rng(config.seed)
-        _, learn_key, self.act_key, self.evaluate_key = keys_of(config)
+        _, self.act_key, self.evaluate_key = keys_of(config)
         learnt_from = config.run.decisions - config.data.warmup_decisions
         self.rule = optimiser(config.learn, round(learnt_from * config.learn.replay_ratio))
-        self.state: Learner = learner(world_of(config), self.rule, key=learn_key)
+        self.state: Learner = learner(world_of(config), self.rule)
         self.turns = 0
         self.updates = 0
         self.evaluations = 0  # how many were made
@@ -201,7 +201,9 @@ class Run:
         """Start `count` updates on what is remembered; they run beside the next decisions."""
         learn = self.config.learn
         task = self.mixture.spread(np.ones(len(self.tasks)), len(self.tasks), self.rng)
-        sampled = self.mixture.sample(task, learn.rows, learn.unroll, learn.n_step, count, self.rng)
+        sampled = self.mixture.sample(
+            task, learn.rows, learn.unroll, learn.n_step, learn.recent, count, self.rng
+        )
         slots = jnp.asarray(np.broadcast_to(task, (count, len(task))))
         batches = batch_of(sampled)
         self.settle()

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalezero.agent.act import empty_history
+from scalezero.agent.optimiser import moving
 from scalezero.agent.records import Batch, History, Observation
 from scalezero.agent.tasks import TaskTable, task_table
 from scalezero.agent.world import World, world
@@ -30,8 +31,7 @@ SIZE = {
     "precision": "float32",
 }
 SEARCH = {"simulations": 4, "candidates": 3, "considered": 3, "context": 2}
-# Climbing draws actions slot by slot, so laws on the order of slots are stated without it.
-LEARN = {"unroll": 3, "n_step": 2, "rows": 2, "loss": {"climb": 0.0}}
+LEARN = {"unroll": 3, "n_step": 2, "rows": 2}
 
 
 def config(*, model=(), search=(), learn=()) -> Config:
@@ -67,13 +67,13 @@ def table(tasks=ALL) -> TaskTable:
 
 
 def small_world(tasks=ALL, *, settings=None, key, shake: float = 0.3) -> World:
-    """A world whose heads say something: every parameter is moved by noise."""
+    """A world whose heads say something: all that learns is moved by noise."""
     settings = config() if settings is None else settings
     fresh = eqx.filter_jit(lambda key: world(settings, table(tasks), key=key))(key)
-    leaves, form = jax.tree.flatten(fresh)
     rng = np.random.default_rng(0)
-    moved = [leaf + shake * jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves]
-    return jax.tree.unflatten(form, moved)
+    params, rest = eqx.partition(fresh, moving(fresh))
+    noise = lambda leaf: shake * jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype)
+    return eqx.combine(jax.tree.map(lambda leaf: leaf + noise(leaf), params), rest)
 
 
 def observation(rng, *lead: int, vector_slots: int, image_slots: int, size: int) -> Observation:

@@ -28,7 +28,7 @@ class Tabular(SlotWorld):
         )
         self.vector = self.choice_tokens = self.dimension_tokens = None
         self.policy_head = self.value_head = self.reward_head = self.dynamics_head = None
-        self.action_value_head = self.shared = None
+        self.shared = None
         self.logits = pad(model.logits.astype("float32"), IMPOSSIBLE)
         self.values = jnp.asarray(model.value, jnp.float32)
         self.rewards = pad(model.reward.astype("float32"), 1e6)

@@ -17,7 +17,7 @@ one_update = eqx.filter_jit(lambda state, batch: update(state, batch, NUMBERS, S
 
 @pytest.fixture(scope="module")
 def state():
-    return learner(small.small_world(key=jax.random.key(0)), RULE, key=jax.random.key(1))
+    return learner(small.small_world(key=jax.random.key(0)), RULE)
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,9 @@ def after(state, batch):
 
 
 def arrays(state) -> dict[str, np.ndarray]:
-    """Every array of a learner by its path, keys as numbers."""
+    """Every array of a learner by its path."""
     flat = jax.tree_util.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
-    number = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    return {jax.tree_util.keystr(path): np.asarray(number(leaf)) for path, leaf in flat}
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
 
 
 def near(a, b, atol: float) -> None:
@@ -55,7 +54,8 @@ def test_the_target_moves_by_its_rate(state, after):
     old, new = arrays(state.target), arrays(after[0].target)
     online = arrays(after[0].world)
     for name in old:
-        expected = old[name] + 0.25 * (online[name] - old[name])
+        copied = ".scale." in name  # running statistics are not averaged again
+        expected = old[name] + (1 if copied else 0.25) * (online[name] - old[name])
         np.testing.assert_allclose(new[name], expected, rtol=1e-6, atol=1e-7)
 
 
@@ -66,9 +66,9 @@ def test_metrics_have_one_finite_entry_for_each_task(after):
 
 
 def test_only_matrices_decay(state):
-    still = jax.tree.map(jnp.zeros_like, moving(state.world))
+    params = eqx.filter(state.world, moving(state.world))
     with jax.numpy_dtype_promotion("standard"):
-        steps, _ = RULE.update(still, state.moments, moving(state.world))
+        steps, _ = RULE.update(jax.tree.map(jnp.zeros_like, params), state.moments, params)
     moved = {
         jax.tree_util.keystr(path).rpartition(".")[2]: bool(np.any(leaf))
         for path, leaf in jax.tree_util.tree_leaves_with_path(steps)
@@ -104,7 +104,6 @@ def test_many_updates_in_one_call_are_the_updates_one_by_one(state, batch, after
     near(fresh.world, state.world, atol=0)  # an actor may still plan with it
     near(fast.world, slow.world, atol=1e-2 * SETTINGS.learning_rate)
     np.testing.assert_array_equal(fast.updates, 2)
-    assert jnp.array_equal(jax.random.key_data(fast.key), jax.random.key_data(slow.key))
     assert jnp.all(metrics.pop("sound") == 2)
     for name in metrics:
         mean = (after[1][name] + last[name]) / 2

@@ -30,7 +30,7 @@ def value_and_gradient(worlds, batch, task):
 
     def objective(params):
         world = eqx.combine(params, rest)
-        return loss(world, worlds[1], batch, task, LEARN, key=jax.random.key(0))
+        return loss(world, worlds[1], batch, task, LEARN)
 
     (scalar, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(params)
     return scalar, metrics, gradient
@@ -144,7 +144,7 @@ def test_slots_of_the_same_task_average(worlds):
 def test_the_loss_is_the_mean_over_the_tasks_in_the_batch(worlds):
     plain = small.config(learn={"loss": {"latent": 3.0, "entropy": 0.1}}).learn
     batch = batch_of(worlds, (1, 1, 2, 3))
-    scalar, parts = eqx.filter_jit(lambda *args: loss(*args, plain, key=jax.random.key(0)))(
+    scalar, parts = eqx.filter_jit(lambda *args: loss(*args, plain))(
         *worlds, batch, jnp.array([1, 1, 2, 3])
     )
     weighted = (
@@ -164,7 +164,7 @@ def test_no_gradient_reaches_the_target(worlds):
 
     def lost(params):
         target = eqx.combine(params, rest)
-        return loss(worlds[0], target, batch, task, LEARN, key=jax.random.key(0))[0]
+        return loss(worlds[0], target, batch, task, LEARN)[0]
 
     gradient = jax.jit(jax.grad(lost))(params)
     assert not any(np.any(x) for x in jax.tree.leaves(gradient))
@@ -177,36 +177,6 @@ def test_a_task_that_is_not_in_the_batch_gives_its_own_layers_no_gradient(worlds
         for leaf in jax.tree.leaves(head):
             assert not np.any(leaf[1])
             assert np.any(leaf[0])
-
-
-@pytest.mark.slow
-def test_climbing_moves_continuous_policies_alone_and_up_the_action_value():
-    settings = small.config(learn={"loss": {"climb": 1.0, "policy": 0.0}})
-    world = small.small_world(settings=settings, key=jax.random.key(0))
-    batch, task = batch_of((world,)), jnp.array(NUMBERS)
-    params, rest = eqx.partition(world, eqx.is_inexact_array)
-
-    def lost(params, batch):
-        scalar, parts = loss(
-            eqx.combine(params, rest), world, batch, task, settings.learn, key=jax.random.key(0)
-        )
-        return scalar, parts["loss/climb"]
-
-    run = jax.jit(jax.value_and_grad(lost, has_aux=True))
-    (_, before), gradient = run(params, batch)
-    head = gradient.policy.layers.last.weight
-    for number in NUMBERS:
-        assert np.any(head[number]) == (number in (1, 2))
-    climbed = eqx.tree_at(
-        lambda w: w.policy,
-        params,
-        jax.tree.map(lambda p, g: p - 0.01 * g, params.policy, gradient.policy),
-    )
-    (_, after), _ = run(climbed, batch)
-    assert np.all(after[1:3] < before[1:3])
-    # What follows an episode's end matters no more than elsewhere.
-    over = over_at(batch, 1)
-    near(run(params, spoiled(over, 1, 77.0)), run(params, over))
 
 
 def test_shares_of_the_experts_sum_to_one(worlds):

@@ -116,21 +116,6 @@ def test_actions_and_observations_do_matter(world, batch):
         np.testing.assert_array_equal(other["value"][slot, :, 0], plain["value"][slot, :, 0])
 
 
-def test_other_actions_give_what_they_would_have_given(world, batch):
-    said = look(world, jnp.array(NUMBERS), batch)
-    other = small.actions(np.random.default_rng(9), world, NUMBERS, ROWS, TIME)
-    run = eqx.filter_jit(lambda *args: world.bind(jnp.array(NUMBERS), 3).unroll(*args))
-    action = batch.action[:, :, :TIME]
-    seen = run(said["latent"], action, other)
-    near(seen.at_action, said["at_action"])
-    near(seen.at_latent, said["at_latent"])
-    for t in range(TIME):
-        instead = eqx.tree_at(
-            lambda b: b.action, batch, batch.action.at[:, :, t].set(other[:, :, t])
-        )
-        near(seen.at_other[:, :, t], look(world, jnp.array(NUMBERS), instead)["at_action"][:, :, t])
-
-
 @eqx.filter_jit
 def plan_ahead(world, task, latent, action):
     """Features as a search reads them: two decisions of context, then two tokens."""
@@ -218,3 +203,18 @@ def test_tasks_of_one_vocabulary_share_their_actions_and_others_do_not():
     table = small.table((one, small.THREE, two))
     assert table.vocabulary == (0, 1, 0)
     assert table.vocabularies == 2
+
+
+def test_a_world_watches_known_rows_of_the_tasks_in_the_batch(world, batch):
+    numbers = jnp.array([0, 0, 2, 3])
+    seen = batch.observation.vector
+    unknown = eqx.tree_at(
+        lambda b: (b.known, b.observation.vector),
+        batch,
+        (batch.known.at[:, :, -1].set(False), seen.at[:, :, -1].set(1e4)),
+    )
+    scale = world.watch(unknown, numbers).vector.layers.scale
+    np.testing.assert_allclose(scale.mean[0], np.mean(seen[:2, :, :-1], axis=(0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(scale.mean[2], np.mean(seen[2, :, :-1], axis=(0, 1)), rtol=1e-4)
+    np.testing.assert_array_equal(scale.mean[1], 0)
+    np.testing.assert_array_equal(scale.batches, [1, 0, 1])

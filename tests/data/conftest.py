@@ -91,7 +91,7 @@ class Every(np.random.Generator):
 
 def every(replay: Replay, time: int, lookahead: int) -> Window:
     """All windows that can be sampled."""
-    return replay.sample(replay.starts, time, lookahead, Every())
+    return replay.sample(replay.starts, time, lookahead, 0.0, Every())
 
 
 @dataclass(frozen=True)

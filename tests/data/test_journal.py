@@ -23,7 +23,7 @@ def run(stream, steps: int, seed: int) -> None:
         if rng.random() < 0.1:
             stream.cut([int(rng.integers(3))])
         if rng.random() < 0.2 and replay.starts:
-            window = replay.sample(5, 1, 0, rng)
+            window = replay.sample(5, 1, 0, 0.5, rng)
             said = [array[:, 0] for array in (window.policy, window.candidates)]
             noise = rng.random(5, np.float32)
             replay.update(window.index[:, 0], window.serial[:, 0], *said, noise)
@@ -31,7 +31,7 @@ def run(stream, steps: int, seed: int) -> None:
 
 def same(one, other) -> bool:
     """Do two replays sample the same, and hold the same?"""
-    windows = [replay.sample(64, 3, 4, np.random.default_rng(0)) for replay in (one, other)]
+    windows = [replay.sample(64, 3, 4, 0.5, np.random.default_rng(0)) for replay in (one, other)]
     pairs = zip(vars(windows[0]).values(), vars(windows[1]).values(), strict=True)
     counters = [(r.rows, r.starts, r.decisions, r.lanes.tolist()) for r in (one, other)]
     return counters[0] == counters[1] and all(np.array_equal(a, b) for a, b in pairs)

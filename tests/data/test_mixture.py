@@ -33,7 +33,7 @@ def mixture(counting):
 def test_the_shapes_do_not_depend_on_which_tasks_fill_the_slots(mixture):
     shapes = set()
     for task in ([0, 2, 1], [2, 2, 3], [0, 0, 1]):
-        batch = mixture.sample(np.array(task), 6, 3, 2, 5, np.random.default_rng(0))
+        batch = mixture.sample(np.array(task), 6, 3, 2, 0.5, 5, np.random.default_rng(0))
         shapes.add(tuple((name, array.shape) for name, array in vars(batch).items()))
     assert shapes == {
         (
@@ -54,10 +54,10 @@ def test_the_shapes_do_not_depend_on_which_tasks_fill_the_slots(mixture):
 
 def test_a_slot_holds_the_windows_its_replay_would_give(mixture):
     task, rows, batches = np.array([2, 0, 3]), 4, 3
-    batch = mixture.sample(task, rows, 2, 3, batches, np.random.default_rng(7))
+    batch = mixture.sample(task, rows, 2, 3, 0.5, batches, np.random.default_rng(7))
     rng = np.random.default_rng(7)
     for slot, each in enumerate(task):
-        window = mixture.replays[each].sample(rows * batches, 2, 3, rng)
+        window = mixture.replays[each].sample(rows * batches, 2, 3, 0.5, rng)
         count, width = window.candidates.shape[2:]
         seen = batch.vector[:, slot] if slot < 2 else batch.image[:, slot - 2]
         pairs = {
@@ -74,7 +74,7 @@ def test_a_slot_holds_the_windows_its_replay_would_give(mixture):
 
 
 def test_padding_is_zero_and_not_valid(mixture):
-    batch = mixture.sample(np.array([0, 2, 1, 3]), 4, 2, 3, 3, np.random.default_rng(7))
+    batch = mixture.sample(np.array([0, 2, 1, 3]), 4, 2, 3, 0.5, 3, np.random.default_rng(7))
     assert not batch.vector[:, 0, ..., 3:].any()
     assert not batch.action[:, 1:, ..., 1:].any()
     assert not batch.candidates[:, 1:, ..., 1:].any()
@@ -88,14 +88,14 @@ def test_padding_is_zero_and_not_valid(mixture):
 def test_a_mixture_of_one_kind_leaves_the_other_empty(counting):
     mixture = Mixture([filled(counting)])
     rng = np.random.default_rng(0)
-    batch = mixture.sample(mixture.spread(np.ones(1), 2, rng), 4, 2, 0, 3, rng)
+    batch = mixture.sample(mixture.spread(np.ones(1), 2, rng), 4, 2, 0, 0.5, 3, rng)
     assert batch.image.size == 0
     assert batch.vector.shape == (3, 2, 4, 3, 3)
 
 
 def test_slots_out_of_order_are_refused(mixture):
     with pytest.raises(ValueError, match="those that show vectors must come first"):
-        mixture.sample(np.array([1, 0]), 4, 2, 3, 3, np.random.default_rng(7))
+        mixture.sample(np.array([1, 0]), 4, 2, 3, 0.5, 3, np.random.default_rng(7))
 
 
 def test_pictures_of_two_shapes_are_refused(counting):

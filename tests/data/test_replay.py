@@ -1,5 +1,7 @@
 """Windows are aligned, known where they should be, and drawn uniformly."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -88,7 +90,7 @@ def test_rows_beyond_a_cut_are_unknown(counting):
 
 def test_starts_are_uniform(counting):
     replay, draws = full(counting), 20_000
-    window = replay.sample(draws, 1, 0, np.random.default_rng(1))
+    window = replay.sample(draws, 1, 0, 0.0, np.random.default_rng(1))
     places, counts = np.unique(window.index[:, 0], return_counts=True)
     assert len(places) == replay.starts
     expected = draws / replay.starts
@@ -96,9 +98,21 @@ def test_starts_are_uniform(counting):
     assert abs(chi_square - replay.starts) < 4 * np.sqrt(2 * replay.starts)
 
 
+@pytest.mark.parametrize("recent", [0.5, 1.0])
+def test_the_newest_fifth_of_segments_gets_its_share_on_top(counting, recent):
+    replay, draws = full(counting), 20_000
+    starts, serial = replay.store.ledger.starts, replay.store.ledger.serial
+    used = sorted(np.flatnonzero(starts), key=lambda segment: serial[segment])
+    newest = used[-math.ceil(0.2 * len(used)) :]
+    window = replay.sample(draws, 1, 0, recent, np.random.default_rng(1))
+    share = np.mean(np.isin(window.index[:, 0] // replay.store.length, newest))
+    expected = recent + (1 - recent) * starts[newest].sum() / starts.sum()
+    assert share == pytest.approx(expected, abs=0.02)
+
+
 def test_sampling_depends_only_on_the_key(counting):
     replay = full(counting)
-    first, second = (replay.sample(9, 2, 2, np.random.default_rng(5)) for _ in range(2))
+    first, second = (replay.sample(9, 2, 2, 0.5, np.random.default_rng(5)) for _ in range(2))
     for name, array in vars(first).items():
         assert np.array_equal(array, getattr(second, name))
 
@@ -108,7 +122,7 @@ def test_an_empty_replay_says_so(counting):
     counting.stream(replay).append([0])
     assert replay.starts == 0
     with pytest.raises(ValueError, match="nothing to sample yet"):
-        replay.sample(1, 1, 0, np.random.default_rng(0))
+        replay.sample(1, 1, 0, 0.5, np.random.default_rng(0))
 
 
 def test_decisions_count_all_that_were_ever_added_but_final_rows(counting):

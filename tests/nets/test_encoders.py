@@ -6,7 +6,7 @@ import pytest
 
 from scalezero.nets.image import resnet, vit
 from scalezero.nets.linear import linear, mlp, stack
-from scalezero.nets.norms import SimNorm, layer_norm
+from scalezero.nets.norms import SimNorm, layer_norm, running_norm
 from scalezero.nets.vector import vector_encoder
 
 SHAPE, OUT, PATCH = (16, 24, 3), 10, 8
@@ -119,3 +119,33 @@ def test_a_stack_holds_layers_that_differ(keys):
     layers = stack(lambda k: linear(4, 3, key=k), 2, key=next(keys))
     assert layers.weight.shape == (2, 3, 4)
     assert not np.array_equal(layers.weight[0], layers.weight[1])
+
+
+def test_a_running_norm_comes_to_know_the_mean_and_the_spread_of_what_it_sees():
+    rng, norm = np.random.default_rng(0), running_norm(3)
+    data = rng.normal([5.0, -2.0, 0.0], [0.1, 3.0, 1.0], (50, 64, 3)).astype(np.float32)
+    for batch in data:
+        norm = norm.watch(jnp.asarray(batch), jnp.ones(64))
+    flat = data.reshape(-1, 3)
+    np.testing.assert_allclose(norm.mean, flat.mean(0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(norm.variance, flat.var(0), rtol=1e-3)
+    unit = np.asarray(jax.vmap(norm)(jnp.asarray(flat)))
+    undone = np.sign(unit) * np.expm1(np.abs(unit))
+    np.testing.assert_allclose(undone.std(0), 1, rtol=0.02)
+
+
+def test_rows_of_weight_0_leave_a_running_norm_as_it_was():
+    norm = running_norm(2).watch(jnp.arange(6.0).reshape(3, 2), jnp.ones(3))
+    rows = jnp.array([[1.0, 2.0], [1e6, -1e6]])
+    seen = norm.watch(rows, jnp.array([1.0, 0.0]))
+    alone = norm.watch(rows[:1], jnp.ones(1))
+    np.testing.assert_allclose(jax.tree.leaves(seen)[0], jax.tree.leaves(alone)[0])
+    unseen = norm.watch(rows, jnp.zeros(2))
+    for before, after in zip(jax.tree.leaves(norm), jax.tree.leaves(unseen), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_gradients_do_not_reach_running_statistics():
+    norm = running_norm(2)
+    gradient = jax.grad(lambda norm: jnp.sum(norm(jnp.ones(2))))(norm)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))

@@ -88,7 +88,7 @@ def test_replays_and_batches_are_as_large_as_said(config):
             )
     learn, rng = config.learn, np.random.default_rng(0)
     batch = Mixture(replays).sample(
-        np.arange(2), learn.rows, learn.unroll, learn.n_step, learn.updates_per_call, rng
+        np.arange(2), learn.rows, learn.unroll, learn.n_step, 0.0, learn.updates_per_call, rng
     )
     sent = {
         name: part.nbytes for name, part in vars(batch).items() if name not in ("task", "value")
