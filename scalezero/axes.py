@@ -32,6 +32,7 @@ AXES: dict[str, str] = {
     # layers
     "in": "inputs of a layer",
     "out": "outputs of a layer",
+    "rank": "inner width of an adapter",
     "embed": "entries of a token",
     "hidden": "entries between two layers",
     "height2": "rows of a picture after a convolution",

@@ -178,8 +178,8 @@ class LearnSettings(Section):
     """Updates compiled into one call."""
     learning_rate: Positive = 1e-3
     """Of AdamW."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """"cosine" falls to zero at the run's end."""
+    schedule: Literal["constant", "cosine", "late"] = "constant"
+    """"cosine" falls to zero at the run's end; "late" does so in a line over its last 40 %."""
     warmup: Natural = 0
     """Updates over which the learning rate rises from zero."""
     beta1: Decay = 0.9

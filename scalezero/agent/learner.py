@@ -1,5 +1,7 @@
 """What is learnt, and one update of it."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,8 +9,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from scalezero.agent.losses import Metrics, loss
-from scalezero.agent.optimiser import moving
 from scalezero.agent.records import Batch
+from scalezero.agent.stages import graft, learnt, trainable
 from scalezero.agent.world import World
 from scalezero.config import LearnSettings
 
@@ -25,8 +27,17 @@ class Learner(eqx.Module):
 def learner(world: World, rule: optax.GradientTransformation) -> Learner:
     """A learner that has learnt nothing yet."""
     copy = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, world)
-    moments = rule.init(eqx.filter(world, moving(world)))
+    moments = rule.init(eqx.filter(world, trainable(world)))
     return Learner(world, copy, moments, jnp.zeros((), jnp.int32))
+
+
+def grown(
+    state: Learner, rule: optax.GradientTransformation, grow: Callable[[World], World]
+) -> Learner:
+    """The learner one stage later: world and target grow alike, moments that live on are kept."""
+    world, target = grow(state.world), grow(state.target)
+    fresh = rule.init(eqx.filter(world, trainable(world)))
+    return Learner(world, target, graft(state.moments, fresh), state.updates)
 
 
 def update(
@@ -37,7 +48,7 @@ def update(
     rule: optax.GradientTransformation,
 ) -> tuple[Learner, Metrics]:
     """One gradient step on one batch."""
-    params, rest = eqx.partition(state.world, moving(state.world))
+    params, rest = eqx.partition(state.world, trainable(state.world))
 
     def objective(params: World) -> tuple[Float[Array, ""], Metrics]:
         world = eqx.combine(params, rest)
@@ -49,8 +60,9 @@ def update(
     params = eqx.apply_updates(params, step)
     world = eqx.combine(params, rest).watch(batch, task)
     slow = lambda new, old: old + settings.target_rate * (new - old)
-    followed = jax.tree.map(slow, params, eqx.filter(state.target, moving(state.target)))
-    target = eqx.combine(followed, world)  # what does not move by gradients is the world's
+    fast, statistics = eqx.partition(world, learnt(world))
+    followed = jax.tree.map(slow, fast, eqx.filter(state.target, learnt(world)))
+    target = eqx.combine(followed, statistics)
     tasks = state.world.tasks.tasks
     metrics["gradient/norm"] = jnp.full(tasks, optax.tree.norm(gradient))
     return Learner(world, target, moments, state.updates + 1), metrics

@@ -1,26 +1,29 @@
 """How gradients become steps: AdamW, clipping, a schedule; decay on matrices and tables only."""
 
-import equinox as eqx
 import jax
 import optax
 from jaxtyping import PyTree
 
 from scalezero.config import LearnSettings
-from scalezero.nets.norms import RunningNorm
 
 # Biases, gains and shifts are vectors however often they are stacked, so the name decides.
-MATRICES = frozenset({"weight", "kernel", "choice_tokens", "places", "class_token"})
+MATRICES = frozenset({"weight", "kernel", "down", "up", "choice_tokens", "places", "class_token"})
+
+# Of the updates, at their end, over which the rate falls: "stable, then decay" (arXiv:2405.18392).
+LATE = 0.4
 
 
 def optimiser(settings: LearnSettings, updates: int) -> optax.GradientTransformation:
     """The optimiser of a run that lasts `updates` updates."""
-    rate: optax.Schedule
-    if settings.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(
-            settings.learning_rate, max(1, updates - settings.warmup)
-        )
-    else:
-        rate = optax.constant_schedule(settings.learning_rate)
+    peak, updates = settings.learning_rate, max(1, updates - settings.warmup)
+    match settings.schedule:
+        case "constant":
+            rate = optax.constant_schedule(peak)
+        case "cosine":
+            rate = optax.cosine_decay_schedule(peak, updates)
+        case "late":
+            falls = max(1, round(LATE * updates))
+            rate = optax.linear_schedule(peak, 0.0, falls, transition_begin=updates - falls)
     if settings.warmup:
         rise = optax.linear_schedule(0.0, settings.learning_rate, settings.warmup)
         rate = optax.join_schedules([rise, rate], [settings.warmup])
@@ -40,11 +43,3 @@ def _decays(params: PyTree) -> PyTree:
     """Which leaves weight decay applies to, by the last entry of their path."""
     is_matrix = lambda path, leaf: getattr(path[-1], "name", "") in MATRICES
     return jax.tree_util.tree_map_with_path(is_matrix, params)
-
-
-def moving(world: PyTree) -> PyTree[bool]:
-    """Which leaves the optimiser moves: all but running statistics, which follow the data."""
-    is_norm = lambda node: isinstance(node, RunningNorm)
-    moves = lambda leaf: eqx.is_inexact_array(leaf)
-    of = lambda node: jax.tree.map(lambda leaf: moves(leaf) and not is_norm(node), node)
-    return jax.tree.map(of, world, is_leaf=is_norm)

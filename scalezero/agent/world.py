@@ -207,7 +207,9 @@ class SlotWorld(eqx.Module):
         dtype = jnp.dtype(self.shared.precision)
 
         def cast(path: tuple[Any, ...], x: Any) -> Any:
-            exact = {"router", "gain", "shift"} & {getattr(part, "name", "") for part in path}
+            exact = {"router", "gain", "shift", "alpha"} & {
+                getattr(part, "name", "") for part in path
+            }
             return x if exact or not eqx.is_inexact_array(x) else x.astype(dtype)
 
         return jax.tree_util.tree_map_with_path(cast, self.shared.backbone), dtype

@@ -119,10 +119,10 @@ def _dense(
     count = len(routed.gate.weight)
     share = jnp.sum(jax.nn.one_hot(chosen, count, dtype=x.dtype) * weight[..., None], axis=1)
     # The weight may be applied before `out`, which is linear: one product sums over experts.
-    hidden = jax.nn.silu(jnp.einsum("ehd,nd->neh", routed.gate.weight, x)) * jnp.einsum(
-        "ehd,nd->neh", routed.up.weight, x
+    hidden = jax.nn.silu(jnp.einsum("ehd,nd->neh", routed.gate.matrix, x)) * jnp.einsum(
+        "ehd,nd->neh", routed.up.matrix, x
     )
-    return jnp.einsum("edh,neh->nd", routed.out.weight, hidden * share[..., None])
+    return jnp.einsum("edh,neh->nd", routed.out.matrix, hidden * share[..., None])
 
 
 def _bucketed(

@@ -1,4 +1,14 @@
-"""The one linear layer everything is built from, and stacks of it."""
+"""The one linear layer everything is built from, stacks of it, and the adapters it can grow.
+
+With α bounded to 1 ± `SPAN`, an adapted layer computes
+
+    y = α₀ W x + b + Σⱼ αⱼ scale Uⱼ Dⱼ x
+
+U starts at zero and every α at 1, so growing an adapter never changes what the layer computes.
+
+Source: ScaleZero, Section 4.2 (arXiv:2509.07945); LoRA, arXiv:2106.09685. The bound of α is that of
+LightZero's `LearnableScale`.
+"""
 
 from collections.abc import Callable
 
@@ -7,17 +17,62 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+SPAN = 0.2  # α may move this far either side of 1
+DOWN_SPREAD = 0.01  # standard deviation of a fresh adapter's D
+
+
+def strengthened(
+    y: Float[Array, "..."], logit: Float[Array, "*axes"] | None
+) -> Float[Array, "..."]:
+    """`y` times the α ∈ (1 - SPAN, 1 + SPAN) that an unbounded logit stands for.
+
+    Args:
+        y: Its leading axes are those of `logit`.
+        logit: Without one, α is 1.
+    """
+    if logit is None:
+        return y
+    alpha = (1 + SPAN * jnp.tanh(logit)).astype(y.dtype)
+    return alpha.reshape(*alpha.shape, *[1] * (y.ndim - alpha.ndim)) * y
+
+
+class Adapter(eqx.Module):
+    """One low-rank correction to a `Linear`."""
+
+    down: Float[Array, "*axes rank in"]
+    up: Float[Array, "*axes out rank"]
+    alpha: Float[Array, "*axes"] | None  # its logit; None: α is 1 for ever
+    scale: float = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
+        """The correction to add to the layer's output."""
+        return strengthened(self.scale * (self.up @ (self.down @ x)), self.alpha)
+
+    @property
+    def matrix(self) -> Float[Array, "*axes out in"]:
+        """What the correction adds to the layer's weight; of a stacked layer, of each."""
+        return strengthened(self.scale * (self.up @ self.down), self.alpha)
+
 
 class Linear(eqx.Module):
     """An affine map of one vector; `jax.vmap` it over every other axis."""
 
     weight: Float[Array, "*axes out in"]
     bias: Float[Array, "*axes out"] | None
+    alpha: Float[Array, "*axes"] | None = None  # the logit of α₀
+    adapters: tuple[Adapter, ...] = ()
 
     def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
-        """`weight @ x + bias`."""
-        y = self.weight @ x
-        return y if self.bias is None else y + self.bias
+        """Apply the base map and every adapter grown so far."""
+        y = strengthened(self.weight @ x, self.alpha)
+        y = y if self.bias is None else y + self.bias
+        return sum((adapter(x) for adapter in self.adapters), start=y)
+
+    @property
+    def matrix(self) -> Float[Array, "*axes out in"]:
+        """The one matrix that base and adapters amount to; of a stacked layer, of each."""
+        base = strengthened(self.weight, self.alpha)
+        return sum((adapter.matrix for adapter in self.adapters), start=base)
 
 
 def linear(
@@ -26,6 +81,31 @@ def linear(
     """A fresh layer: weight truncated-normal (±2σ, σ² = `gain`²/`fan_in`), bias zero."""
     weight = jax.random.truncated_normal(key, -2, 2, (fan_out, fan_in)) * (gain * fan_in**-0.5)
     return Linear(weight, jnp.zeros(fan_out) if bias else None)
+
+
+def with_adapter(
+    layer: Linear, rank: int, scale: float, *, learnt: bool, key: PRNGKeyArray
+) -> Linear:
+    """`layer`, single or stacked, with one more adapter; it computes what it computed before.
+
+    Args:
+        layer: What grows.
+        rank: Of the adapter.
+        scale: The fixed factor of the correction (LoRA's alpha / rank).
+        learnt: Whether α₀ and αⱼ are there to be learnt; otherwise they are 1.
+        key: Consumed.
+    """
+    *stack, fan_out, fan_in = layer.weight.shape
+    logit = lambda: jnp.zeros(stack) if learnt else None
+    down = DOWN_SPREAD * jax.random.normal(key, (*stack, rank, fan_in))
+    adapter = Adapter(down, jnp.zeros((*stack, fan_out, rank)), logit(), scale)
+    base = logit() if layer.alpha is None else layer.alpha
+    return Linear(layer.weight, layer.bias, base, (*layer.adapters, adapter))
+
+
+def merged(layer: Linear) -> Linear:
+    """A plain layer that computes what `layer` does with all its adapters, to rounding."""
+    return Linear(layer.matrix, layer.bias)
 
 
 class Mlp(eqx.Module):

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalezero.agent.act import empty_history
-from scalezero.agent.optimiser import moving
 from scalezero.agent.records import Batch, History, Observation
+from scalezero.agent.stages import learnt
 from scalezero.agent.tasks import TaskTable, task_table
 from scalezero.agent.world import World, world
 from scalezero.config import Config
@@ -71,7 +71,7 @@ def small_world(tasks=ALL, *, settings=None, key, shake: float = 0.3) -> World:
     settings = config() if settings is None else settings
     fresh = eqx.filter_jit(lambda key: world(settings, table(tasks), key=key))(key)
     rng = np.random.default_rng(0)
-    params, rest = eqx.partition(fresh, moving(fresh))
+    params, rest = eqx.partition(fresh, learnt(fresh))
     noise = lambda leaf: shake * jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype)
     return eqx.combine(jax.tree.map(lambda leaf: leaf + noise(leaf), params), rest)
 

@@ -7,7 +7,8 @@ import small
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from scalezero.agent.learner import learner, update, update_many
-from scalezero.agent.optimiser import moving, optimiser
+from scalezero.agent.optimiser import optimiser
+from scalezero.agent.stages import trainable
 
 NUMBERS = jnp.arange(4)
 SETTINGS = small.config(learn={"target_rate": 0.25, "weight_decay": 0.1}).learn
@@ -66,7 +67,7 @@ def test_metrics_have_one_finite_entry_for_each_task(after):
 
 
 def test_only_matrices_decay(state):
-    params = eqx.filter(state.world, moving(state.world))
+    params = eqx.filter(state.world, trainable(state.world))
     with jax.numpy_dtype_promotion("standard"):
         steps, _ = RULE.update(jax.tree.map(jnp.zeros_like, params), state.moments, params)
     moved = {
@@ -125,3 +126,19 @@ def test_the_learning_rate_rises_and_falls_as_asked():
     np.testing.assert_allclose(steps[:5], [0, 0.125, 0.25, 0.375, 0.5], atol=1e-5)
     assert np.all(np.diff(steps[4:]) <= 1e-6)
     np.testing.assert_allclose(steps[-1], 0, atol=1e-5)
+
+
+def test_a_late_schedule_holds_the_rate_and_then_lets_it_fall():
+    settings = small.config(
+        learn={"schedule": "late", "learning_rate": 0.5, "weight_decay": 0.0}
+    ).learn
+    rule = optimiser(settings, 20)
+    params = {"weight": jnp.zeros(1)}
+    state, steps = rule.init(params), []
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(22):
+            step, state = rule.update({"weight": jnp.ones(1)}, state, params)
+            steps.append(-float(step["weight"][0]))
+    np.testing.assert_allclose(steps[:13], 0.5, atol=1e-5)
+    np.testing.assert_allclose(steps[12:20], np.linspace(0.5, 0.5 / 8, 8), atol=1e-5)
+    np.testing.assert_allclose(steps[20:], 0, atol=1e-5)
