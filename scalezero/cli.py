@@ -111,6 +111,15 @@ def evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
     return 0
 
 
+def export(options: argparse.Namespace, _: dict[str, str]) -> int:
+    """Write a run's agent alone, to use and to share."""
+    from scalezero.run.export import export as call
+
+    call(options.path, options.out, merge=options.merge)
+    print(f"{options.out}: an agent to load and to evaluate", file=sys.stderr)
+    return 0
+
+
 def tasks(options: argparse.Namespace, _: dict[str, str]) -> int:
     """List every task known by name."""
     from scalezero.run import listing
@@ -168,6 +177,14 @@ def _parser() -> Parser:
         each.add_argument("--config", metavar="FILE", type=Path, help="a TOML file, over a preset")
         where = "run directory (default: runs/<preset>-s<seed>); a run in it goes on"
         each.add_argument("--run", metavar="DIR", type=Path, help=where)
+        each.add_argument(
+            "--dps",
+            dest="dps.on",
+            action="store_const",
+            const="true",
+            default=argparse.SUPPRESS,
+            help="solved tasks leave, the model grows in stages (same as --dps.on true)",
+        )
         _add_settings(each)
     each = add(evaluate)
     each.add_argument("path", metavar="RUN", type=Path, help="run directory")
@@ -179,6 +196,12 @@ def _parser() -> Parser:
         "--seed", metavar="N", type=_natural, default=0, help="of the episodes (default: 0)"
     )
     each.add_argument("--json", action="store_true", help="print JSON")
+    each = add(export)
+    each.add_argument("path", metavar="RUN", type=Path, help="run directory")
+    each.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new directory")
+    each.add_argument(
+        "--merge", action="store_true", help="fold adapters into the weights they correct"
+    )
     for verb in (tasks, doctor):
         add(verb).add_argument("--json", action="store_true", help="print JSON")
     return parser

@@ -132,6 +132,8 @@ class SearchSettings(Section):
     """Gumbel: weight of the searched values against the prior, for each visit."""
     visit_offset: NonNegative = 50.0
     """Gumbel: visits added to the most visited action's count before `value_scale` applies."""
+    value_floor: NonNegative = 0.0
+    """Gumbel: values of actions that differ by less than this count as differing little."""
     noise_fraction: Fraction = 0.25
     """pUCT: weight of the Dirichlet noise at the root while collecting."""
     noise_alpha: Positive = 0.3
@@ -230,7 +232,10 @@ class RunSettings(Section):
     """How long a run lasts and what it writes, in decisions of each task."""
 
     decisions: PositiveInt = 100_000
-    """The run's length: decisions of each task (a decision is `action_repeat` simulator steps)."""
+    """The run's length: decisions of each task (a decision is `action_repeat` simulator steps).
+
+    With dps: of each slot of environments that does not rest.
+    """
     evaluate_every: PositiveInt = 10_000
     """Between evaluations; there is always one at the end."""
     evaluation_episodes: PositiveInt = 8
@@ -243,6 +248,39 @@ class RunSettings(Section):
     """Checkpoints kept."""
     log_every: PositiveInt = 500
     """Between lines of metrics."""
+
+
+class DpsSettings(Section):
+    """Dynamic parameter scaling: solved tasks leave training, and the model grows in stages."""
+
+    on: bool = False
+    """Whether tasks leave when they are solved, and the backbone freezes and grows adapters."""
+    stages: PositiveInt = 5
+    """Stages in all; the first has no adapters, so there are stages - 1 of them in the end."""
+    first_updates: Natural = 10_000
+    """Updates that stage 0 lasts at least."""
+    stage_updates: PositiveInt = 5_000
+    """Updates after which a stage ends even if its quota of tasks was not solved."""
+    rank: PositiveInt = 8
+    """Inner width of each adapter."""
+    alpha: Positive = 4.0
+    """An adapter's output is multiplied by alpha / rank."""
+    scales: Literal["learnt", "frozen"] = "learnt"
+    """"learnt": base and older adapters have a strength in 0.8 … 1.2 that trains; "frozen": 1."""
+    encoder: bool = False
+    """Whether the encoder of pictures freezes and grows too; those of vectors always train."""
+    target: Fraction | None = None
+    """Normalised score from which a task is solved; without it, each task's own target return."""
+    average: PositiveInt = 1
+    """Evaluations whose mean is compared with the target."""
+    confidence: NonNegative = 0.0
+    """Standard errors by which that mean must exceed the target."""
+    reopen: Fraction = 0.9
+    """A solved task is open again when it falls below this share of the way to its target."""
+    freed: Literal["share", "stop"] = "share"
+    """What solved tasks leave: "share": unsolved ones get it; "stop": it rests, as in the paper."""
+    end: bool = False
+    """Whether the run ends as soon as all tasks are solved; with freed = "stop" it always does."""
 
 
 class EnvSettings(Section):
@@ -279,6 +317,8 @@ class Config(Section):
     """How experience is gathered and kept."""
     run: RunSettings = RunSettings()
     """How long a run lasts and what it writes."""
+    dps: DpsSettings = DpsSettings()
+    """Dynamic parameter scaling."""
     env: dict[str, EnvSettings] = {}
     """Changes to single tasks, by name."""
 
@@ -290,6 +330,8 @@ class Config(Section):
             f"model.window = {self.model.window} tokens cannot hold search.context = "
             f"{self.search.context} observations; it must be at least {needed}",
         )
+        if self.dps.on:
+            self._check_dps()
         repeated = {name for name in self.tasks if self.tasks.count(name) > 1}
         require(not repeated, f"tasks names {', '.join(sorted(repeated))} more than once")
         unknown = set(self.env) - set(self.tasks)
@@ -298,3 +340,30 @@ class Config(Section):
             f"env.{', '.join(sorted(unknown))} is not one of the run's tasks; name it in tasks",
         )
         return self
+
+    def _check_dps(self) -> None:
+        """That every stage can be reached, and that adapters are smaller than what they adapt."""
+        dps, model = self.dps, self.model
+        updates = self.learn.replay_ratio * (self.run.decisions - self.data.warmup_decisions)
+        first = max(dps.first_updates, dps.stage_updates)
+        latest = first + (dps.stages - 2) * dps.stage_updates
+        require(
+            dps.stages == 1 or latest < updates,
+            f"dps.stages = {dps.stages}: the last stage may begin as late as update {latest:,}, "
+            f"but the run has {updates:,.0f}; lower dps.first_updates or dps.stage_updates",
+        )
+        hidden = model.expert_width if model.experts else model.shared_width
+        pictures = dps.encoder and model.image_encoder == "vit"
+        narrow = min(
+            model.embed, hidden, *([model.vit_embed, model.vit_hidden] if pictures else [])
+        )
+        returns = dps.average * self.run.evaluation_episodes
+        require(
+            dps.confidence == 0 or returns > 1,
+            f"dps.confidence = {dps.confidence} needs more than the one episode it would judge; "
+            "raise run.evaluation_episodes or dps.average",
+        )
+        require(
+            dps.rank <= narrow,
+            f"dps.rank = {dps.rank} is more than the {narrow} rows of a matrix that it adapts",
+        )

@@ -9,6 +9,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,26 @@ def tasks(config: Config) -> "tuple[Task, ...]":
     from scalezero.envs.catalog import find
 
     changes = {n: config.env[n].model_dump(exclude_none=True) for n in config.env}
-    return tuple(find(name, **changes.get(name, {})) for name in config.tasks)
+    found = tuple(find(name, **changes.get(name, {})) for name in config.tasks)
+    for task in found if config.dps.on else ():
+        _require_goal(task, config.dps.target)
+    return found
+
+
+def _require_goal(task: "Task", normalised: float | None) -> None:
+    """Raise a `ConfigError` unless dynamic parameter scaling can say when `task` is solved."""
+    floor, ceiling, target = (f"{x:g}" for x in (task.floor, task.ceiling, task.target))
+    name = f'env."{task.name}"'
+    if normalised is not None and not -inf < task.floor < task.ceiling < inf:
+        raise ConfigError(
+            f"{name}.floor = {floor}, ceiling = {ceiling}: dps.target is normalised, so both must "
+            "be numbers, the ceiling the larger one"
+        )
+    if normalised is None and not -inf < task.floor < task.target < inf:
+        raise ConfigError(
+            f"{name}.target = {target} must be a number above the task's floor {floor} for dps to "
+            "say when it is solved"
+        )
 
 
 def presets() -> tuple[str, ...]:

@@ -142,3 +142,60 @@ def test_an_unreadable_file_says_so(toml, tmp_path):
 
 def test_every_setting_is_documented():
     assert all(field.description for _, field in configure.settings())
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"dps.rank": "65"}, "dps.rank = 65 is more than the 64 rows of a matrix that it adapts"),
+        (
+            {"run.decisions": "20_000"},
+            "dps.stages = 5: the last stage may begin as late as update 25,000, but the run has "
+            "9,872; lower dps.first_updates or dps.stage_updates",
+        ),
+        (
+            {"dps.stages": "2", "dps.first_updates": "0", "dps.stage_updates": "60_000"},
+            "dps.stages = 2: the last stage may begin as late as update 60,000, but the run has "
+            "49,872; lower dps.first_updates or dps.stage_updates",
+        ),
+        (
+            {"dps.confidence": "1", "run.evaluation_episodes": "1"},
+            "dps.confidence = 1.0 needs more than the one episode it would judge; raise "
+            "run.evaluation_episodes or dps.average",
+        ),
+        ({"dps.target": "1.5"}, "--dps.target = 1.5 must be less than or equal to 1"),
+    ],
+)
+def test_impossible_parameter_scaling_is_said_before_a_run(flags, sentence):
+    flags = {"dps.on": "true"} | flags
+    assert said(tasks=["dmc/cartpole-balance"], flags=flags) == sentence
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "sentence"),
+    [
+        (
+            "dmc/cartpole-balance",
+            {"env.dmc/cartpole-balance.target": "-1"},
+            'env."dmc/cartpole-balance".target = -1 must be a number above the task\'s floor 0 for '
+            "dps to say when it is solved",
+        ),
+        (
+            "toy/count",
+            {"dps.target": "0.5"},
+            'env."toy/count".floor = nan, ceiling = nan: dps.target is normalised, so both must be '
+            "numbers, the ceiling the larger one",
+        ),
+    ],
+)
+def test_a_task_that_could_never_be_solved_is_named(task, flags, sentence):
+    config = configure.resolve(tasks=[task], flags={"dps.on": "true"} | flags)
+    with pytest.raises(ConfigError) as caught:
+        configure.tasks(config)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("preset", [p for p in configure.presets() if p != "quickstart"])
+def test_every_long_preset_can_scale_its_parameters(preset):
+    config = configure.resolve(preset=preset, flags={"dps.on": "true"})
+    assert len(configure.tasks(config)) == len(config.tasks)

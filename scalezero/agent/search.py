@@ -117,6 +117,7 @@ def _search(world, key, root, recurrent, invalid, settings: SearchSettings, expl
                     completed_values,
                     value_scale=settings.value_scale,
                     visit_offset=settings.visit_offset,
+                    value_floor=settings.value_floor,
                 ),
                 max_num_considered_actions=settings.considered,
                 gumbel_scale=explore,
@@ -135,12 +136,19 @@ def _search(world, key, root, recurrent, invalid, settings: SearchSettings, expl
 
 
 def completed_values(
-    tree: mctx.Tree, node: Int[Array, ""] | int, *, value_scale: float, visit_offset: float
+    tree: mctx.Tree,
+    node: Int[Array, ""] | int,
+    *,
+    value_scale: float,
+    visit_offset: float,
+    value_floor: float = 0.0,
 ) -> Float[Array, " candidate"]:
     """Values of a node's actions, those not visited completed, scaled for the policy.
 
-    Differs from mctx's `qtransform_completed_by_mix_value` in one point: candidates that do not
-    exist have no part in the rescaling to [0, 1], so padding cannot matter.
+    Differs from mctx's `qtransform_completed_by_mix_value`: candidates that do not exist have no
+    part in the rescaling to [0, 1], so padding cannot matter; and values that lie closer together
+    than `value_floor` are rescaled to less than that, so that where nothing is known yet, the
+    policy is not taught noise.
 
     Source: Gumbel MuZero, Appendix D.
     """
@@ -154,7 +162,7 @@ def completed_values(
     values = jnp.where(visited, values, mixed)
     low = jnp.min(jnp.where(exists, values, jnp.inf))
     high = jnp.max(jnp.where(exists, values, -jnp.inf))
-    unit = (values - low) / jnp.maximum(high - low, 1e-8)
+    unit = (values - low) / jnp.maximum(high - low, max(value_floor, 1e-8))
     scale = (visit_offset + jnp.max(visits)) * value_scale
     return jnp.where(exists, scale * unit, 0.0)
 

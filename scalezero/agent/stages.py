@@ -23,7 +23,7 @@ def stage(world: World) -> int:
 
 
 def grow(
-    world: World, rank: int, scale: float, *, learnt: bool, encoder: bool, key: PRNGKeyArray
+    world: World, rank: int, scale: float, *, strengths: bool, encoder: bool, key: PRNGKeyArray
 ) -> World:
     """`world` one stage later: attention and routed experts get one more adapter each.
 
@@ -33,14 +33,14 @@ def grow(
         world: What grows.
         rank: Of the adapters.
         scale: The factor of each correction (LoRA's alpha / rank).
-        learnt: Whether the strengths of base and older adapters can be learnt.
+        strengths: Whether those of base and older adapters can be learnt.
         encoder: Whether the encoder of pictures grows too.
         key: Consumed.
     """
     old = _adapted(world, encoder)
     keys = jax.random.split(key, len(old))
     new = [
-        with_adapter(layer, rank, scale, learnt=learnt, key=each)
+        with_adapter(layer, rank, scale, learnt=strengths, key=each)
         for layer, each in zip(old, keys, strict=True)
     ]
     return eqx.tree_at(lambda tree: _adapted(tree, encoder), world, new)

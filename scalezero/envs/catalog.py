@@ -7,6 +7,8 @@ import difflib
 from dataclasses import replace
 from math import ceil, nan
 
+import numpy as np
+
 from scalezero.envs.spec import (
     Continuous,
     Discrete,
@@ -14,6 +16,7 @@ from scalezero.envs.spec import (
     SuiteMissing,
     Task,
     TaskError,
+    Translation,
     UnknownTask,
     Vector,
     VectorEnv,
@@ -187,6 +190,19 @@ def make(task: Task, envs: int, *, seed: int, training: bool) -> VectorEnv:
                 raise unknown(task.name)
     except ModuleNotFoundError as error:
         raise missing(task.name, error) from error
+
+
+def translation(task: Task) -> Translation:
+    """For an agent that plays `task` in an environment of its user's."""
+    if task.name.startswith("gym/"):
+        from scalezero.envs import gym
+
+        return gym.translation(task)
+    discrete = isinstance(task.action, Discrete)
+    return Translation(
+        see=lambda state: np.asarray(state, task.observation.dtype),
+        act=lambda action: int(action[0]) if discrete else action,
+    )
 
 
 def missing(name: str, error: ModuleNotFoundError) -> SuiteMissing:

@@ -24,6 +24,7 @@ from scalezero.envs.spec import (
     SuiteMissing,
     Task,
     TaskError,
+    Translation,
     UnknownTask,
     Vector,
     VectorEnv,
@@ -103,6 +104,19 @@ class Gym:
     def close(self) -> None:
         """Close the environments."""
         self._engine.close()
+
+
+def translation(task: Task) -> Translation:
+    """What `env.reset` and `env.step` of the environment itself speak, and what the task does."""
+    with closing(gymnasium.make(_spec(task.name), disable_env_checker=True)) as env:
+        seen, taken = env.observation_space, env.action_space
+    see, act = _see(seen), _act(taken)
+    plain = _is_picture(seen) or _is_vector(seen)
+    flat = lambda state: np.asarray(state if plain else spaces.flatten(seen, state))
+    return Translation(
+        see=lambda state: see(flat(state)[None])[0],
+        act=lambda action: act(action[None])[0],
+    )
 
 
 def _vector(task: Task, envs: int) -> tuple[gymnasium.vector.VectorEnv, bool]:

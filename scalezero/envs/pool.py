@@ -8,7 +8,7 @@ from zlib import crc32
 import numpy as np
 
 from scalezero.envs.catalog import make
-from scalezero.envs.spec import Image, Task, Vector
+from scalezero.envs.spec import Image, SuiteMissing, Task, Vector, VectorEnv
 
 
 class EnvironmentDied(RuntimeError):
@@ -32,28 +32,50 @@ class Steps:
 
 
 class Pool:
-    """`envs` environments of each of several tasks.
+    """`envs` environments in each of several slots, all of one task.
 
     The engines step outside Python's lock, one thread for each task; `send` only starts them.
     """
 
-    def __init__(self, tasks: Sequence[Task], envs: int, *, seed: int, training: bool) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        envs: int,
+        *,
+        seed: int,
+        training: bool,
+        active: Sequence[bool] | None = None,
+    ) -> None:
         """Make the environments; each task has its own seeds, and so do training and evaluation.
 
         A task's seeds depend on its name, not its place: its trajectories stay the same beside
-        other tasks.
+        other tasks. A task that has several slots has other seeds in each.
+
+        Args:
+            tasks: Of each slot.
+            envs: In each slot.
+            seed: Of all environments.
+            training: Whether rewards are clipped and lives count as the suite says.
+            active: Where False, a slot has no environments and shows zeros.
         """
         self.tasks = tuple(tasks)
         self.envs = envs
+        active = [True] * len(self.tasks) if active is None else active
         _check_order(self.tasks)
         self._threads = ThreadPoolExecutor(len(self.tasks), thread_name_prefix="envs")
         self._pending: list[Future[None]] = []
-        self._engines = []
+        self._engines: dict[int, VectorEnv] = {}  # by slot
         try:
-            for task in self.tasks:
-                words = np.random.SeedSequence([seed, crc32(task.name.encode()), int(training)])
-                start = int(words.generate_state(1)[0])
-                self._engines.append(make(task, envs, seed=start, training=training))
+            for slot in np.flatnonzero(active).tolist():
+                task, before = self.tasks[slot], self.tasks[:slot].count(self.tasks[slot])
+                words = [seed, crc32(task.name.encode()), int(training), *[before] * (before > 0)]
+                start = int(np.random.SeedSequence(words).generate_state(1)[0])
+                try:
+                    self._engines[slot] = make(task, envs, seed=start, training=training)
+                except SuiteMissing:
+                    raise
+                except (OSError, RuntimeError) as error:
+                    raise _died(task, "make()", error) from error
         except BaseException:
             self.close()
             raise
@@ -63,7 +85,7 @@ class Pool:
         self._wait()
         self._next = self._blank()
         self._pending = [
-            self._threads.submit(self._reset, slot, self._next) for slot in range(len(self.tasks))
+            self._threads.submit(self._reset, slot, self._next) for slot in self._engines
         ]
         return self._collect("reset()")
 
@@ -74,7 +96,7 @@ class Pool:
         self._next = self._blank()
         self._pending = [
             self._threads.submit(self._step, slot, action[slot], self._next)
-            for slot in range(len(self.tasks))
+            for slot in self._engines
         ]
 
     def recv(self) -> Steps:
@@ -87,9 +109,9 @@ class Pool:
         """Wait for what is under way, then close every environment."""
         self._wait()
         self._threads.shutdown()
-        for engine in self._engines:
+        for engine in self._engines.values():
             engine.close()
-        self._engines = []
+        self._engines = {}
 
     def _blank(self) -> Steps:
         vectors = [t.observation for t in self.tasks if isinstance(t.observation, Vector)]
@@ -132,19 +154,18 @@ class Pool:
     def _collect(self, doing: str) -> Steps:
         pending = self._pending
         self._wait()
-        for task, future in zip(self.tasks, pending, strict=True):
+        for slot, future in zip(self._engines, pending, strict=True):
             error = future.exception()
             if error is not None:
-                cause = f"{type(error).__name__}: {error}"
-                raise EnvironmentDied(f"{task.name}: died in {doing}: {cause}") from error
+                raise _died(self.tasks[slot], doing, error) from error
         return self._next
 
 
+def _died(task: Task, doing: str, error: BaseException) -> EnvironmentDied:
+    return EnvironmentDied(f"{task.name}: died in {doing}: {type(error).__name__}: {error}")
+
+
 def _check_order(tasks: Sequence[Task]) -> None:
-    names = [task.name for task in tasks]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{name}: listed twice in one pool; list it once")
     pictured = [isinstance(task.observation, Image) for task in tasks]
     for task, one, after in zip(tasks[1:], pictured, pictured[1:], strict=False):
         if one and not after:

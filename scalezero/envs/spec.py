@@ -8,9 +8,9 @@ Observations and actions cross every boundary in one form each:
   environment's adapter maps it to its own bounds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -103,6 +103,14 @@ class Task:
     def normalised(self, score: float) -> float:
         """`score` on the scale where `floor` is 0 and `ceiling` is 1."""
         return (score - self.floor) / (self.ceiling - self.floor)
+
+
+@dataclass(frozen=True)
+class Translation:
+    """Between one environment as its author wrote it, and the task that it is to an agent."""
+
+    see: Callable[[Any], np.ndarray]  # its observation as the task's
+    act: Callable[[np.ndarray], Any]  # the task's action, `f32[width]`, as its own
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ class RunningNorm(eqx.Module):
         """
         total = jnp.sum(weight)
         share = weight / jnp.maximum(total, 1e-30)
+        x = jnp.where(weight[:, None] > 0, x, 0)
         mean = share @ x
         variance = share @ jnp.square(x - mean[None])
         seen = (total > 0).astype(x.dtype)

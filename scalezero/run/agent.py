@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from scalezero.agent.act import act, empty_history
-from scalezero.agent.learner import learner
-from scalezero.agent.optimiser import optimiser
 from scalezero.agent.records import History, Observation
 from scalezero.agent.world import World
 from scalezero.config import Config
-from scalezero.envs.spec import Image, Task
+from scalezero.envs.catalog import translation
+from scalezero.envs.spec import Image, Task, Translation
 from scalezero.run.build import tasks_of, world_of
 from scalezero.run.checkpoint import Checkpoints
 from scalezero.run.folder import RunError, RunFolder
@@ -30,6 +29,7 @@ class Agent:
         self.tasks = tuple(tasks)
         self._numbers = {task.name: number for number, task in enumerate(self.tasks)}
         self._history: dict[str, History] = {}
+        self._translations: dict[str, Translation] = {}
         self._key = jax.random.key(config.seed)
         self._turn = 0
 
@@ -38,15 +38,17 @@ class Agent:
         for name in [task] if task else list(self._history):
             self._history.pop(name, None)
 
-    def act(self, observation: np.ndarray, task: str) -> np.ndarray | int:
+    def act(self, observation: Any, task: str) -> Any:
         """The planned action for `observation`, without exploration.
 
         Args:
-            observation: One observation of `task`, in its space's shape.
+            observation: One observation of `task`: of a `gym/` task, as its environment gives it;
+                of others, in the shape that `scalezero tasks` lists.
             task: Which of the agent's tasks this is.
 
         Returns:
-            The number of a discrete action, or an array of entries in [-1, 1].
+            Of a `gym/` task, what its environment takes; of others, the number of a discrete
+            action, or an array of entries in [-1, 1].
 
         Raises:
             ValueError: Unknown task, or an observation of another shape.
@@ -54,7 +56,9 @@ class Agent:
         if task not in self._numbers:
             raise ValueError(f"{task}: not a task of this agent; it has {', '.join(self._numbers)}")
         spec = self.tasks[self._numbers[task]]
-        seen = np.asarray(observation, spec.observation.dtype)
+        if task not in self._translations:
+            self._translations[task] = translation(spec)
+        seen = self._translations[task].see(observation)
         if seen.shape != spec.observation.shape:
             raise ValueError(
                 f"{task}: the observation has shape {seen.shape}, but must have "
@@ -74,8 +78,7 @@ class Agent:
             key=jax.random.fold_in(self._key, self._turn),
         )
         self._turn += 1
-        taken = np.asarray(action)[0, 0, : spec.action.width]
-        return int(taken[0]) if self.world.tasks.choices[self._numbers[task]] else taken
+        return self._translations[task].act(np.asarray(action)[0, 0, : spec.action.width])
 
     def _as_batch(self, seen: np.ndarray, spec: Task) -> Observation:
         table = self.world.tasks
@@ -99,8 +102,8 @@ def load(run: str | Path) -> Agent:
         step = checkpoints.latest
         if step is None:
             raise RunError(f"{run}: has no checkpoint yet; let it train until the first one")
-        make = lambda: learner(world_of(config), optimiser(config.learn, 1))
-        state = checkpoints.restore(step, eqx.filter_jit(make)())
+        stage = checkpoints.notes(step)["curriculum"]["stage"]
+        world = checkpoints.restore(step, world_of(config, stage), under="world.")
     finally:
         checkpoints.close()
-    return Agent(state.world, config, tasks_of(config))
+    return Agent(world, config, tasks_of(config))

@@ -1,12 +1,16 @@
 """From a config to the things it describes: tasks, tables, a world model, replays."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
+import optax
 from jaxtyping import PRNGKeyArray
 
 from scalezero import configure
+from scalezero.agent.learner import Learner, learner
+from scalezero.agent.stages import grow
 from scalezero.agent.tasks import TaskTable, in_slot_order, task_table
 from scalezero.agent.world import World, world
 from scalezero.config import Config, ConfigError
@@ -37,15 +41,47 @@ def keys_of(config: Config) -> Keys:
     return Keys(*jax.random.split(jax.random.key(config.seed), 3))
 
 
-def world_of(config: Config) -> World:
-    """A fresh world model, from the config's seed."""
+def world_of(config: Config, stage: int = 0) -> World:
+    """A fresh world model, from the config's seed, with the adapters of `stage`."""
     make = eqx.filter_jit(lambda key: world(config, table_of(config), key=key))
-    return make(keys_of(config).world)
+    fresh = make(keys_of(config).world)
+    for number in range(stage):
+        fresh = growth_of(config, number)(fresh)
+    return fresh
+
+
+def learner_of(config: Config, rule: optax.GradientTransformation, stage: int = 0) -> Learner:
+    """A learner that has learnt nothing yet, with the adapters of `stage`."""
+    return learner(world_of(config, stage), rule)
+
+
+def growth_of(config: Config, stage: int) -> Callable[[World], World]:
+    """What takes a world model from `stage` to the next."""
+    dps, key = config.dps, jax.random.fold_in(keys_of(config).world, stage)
+    return lambda world: grow(
+        world,
+        dps.rank,
+        dps.alpha / dps.rank,
+        strengths=dps.scales == "learnt",
+        encoder=dps.encoder,
+        key=key,
+    )
 
 
 def candidates_of(task: Task, config: Config) -> int:
     """How many actions a search chooses among in `task`."""
     return task.action.count if isinstance(task.action, Discrete) else config.search.candidates
+
+
+def lanes_of(task: Task, config: Config) -> int:
+    """Environments that may write into the replay of `task` at once.
+
+    With dynamic parameter scaling it may be given those of all tasks with its kind of observation.
+    """
+    if not config.dps.on or config.dps.freed == "stop":
+        return config.data.envs
+    alike = [type(each.observation) is type(task.observation) for each in tasks_of(config)]
+    return config.data.envs * sum(alike)
 
 
 def replays_of(config: Config) -> tuple[Replay, ...]:
@@ -58,7 +94,7 @@ def replays_of(config: Config) -> tuple[Replay, ...]:
     share, rows = config.data.replay_bytes // len(tasks), config.data.replay_rows
     try:
         return tuple(
-            Replay(task, candidates_of(task, config), share, rows, lanes=config.data.envs)
+            Replay(task, candidates_of(task, config), share, rows, lanes=lanes_of(task, config))
             for task in tasks
         )
     except ValueError as error:

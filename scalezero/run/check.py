@@ -12,13 +12,24 @@ from rich.console import Console
 from rich.table import Table
 
 from scalezero.agent.act import empty_history
-from scalezero.agent.learner import Learner, learner
+from scalezero.agent.learner import Learner
 from scalezero.agent.optimiser import optimiser
+from scalezero.agent.stages import trainable
 from scalezero.agent.world import World
 from scalezero.config import Config, ConfigError
 from scalezero.data.replay import Replay
 from scalezero.envs.spec import Task
-from scalezero.run.build import candidates_of, tasks_of, world_of
+from scalezero.run.build import candidates_of, lanes_of, learner_of, tasks_of
+
+
+@dataclass(frozen=True)
+class StageSizes:
+    """What the model and its optimiser take at one stage of dynamic parameter scaling."""
+
+    parameters: int
+    trained: int
+    model_bytes: int
+    optimiser_bytes: int
 
 
 @dataclass(frozen=True)
@@ -27,9 +38,10 @@ class Sizes:
 
     parameters: dict[str, int]  # by part of the world model
     bytes: dict[str, int]  # by what holds them
+    stages: tuple[StageSizes, ...]  # the one there is, unless the model is to grow
 
     def show(self, console: Console | None = None) -> None:
-        """Print both tables."""
+        """Print the tables."""
         console = console or Console()
         table = Table("part of the model")
         table.add_column("parameters", justify="right")
@@ -46,13 +58,25 @@ class Sizes:
         table.add_row("all", f"{sum(self.bytes.values()):,}")
         table.add_row("this machine's memory", f"{psutil.virtual_memory().total:,}")
         console.print(table)
+        if len(self.stages) > 1:
+            self._show_stages(console)
+
+    def _show_stages(self, console: Console) -> None:
+        table = Table("stage")
+        for heading in ("parameters", "trained", "bytes of the model", "bytes of the optimiser"):
+            table.add_column(heading, justify="right")
+        for number, each in enumerate(self.stages):
+            cells = (each.parameters, each.trained, each.model_bytes, each.optimiser_bytes)
+            table.add_row(str(number), *(f"{cell:,}" for cell in cells))
+        console.print(table)
 
 
 def check(config: Config) -> Sizes:
     """The sizes of the run that `config` describes."""
     tasks = tasks_of(config)
     rule = optimiser(config.learn, 1)
-    state: Learner = eqx.filter_eval_shape(lambda: learner(world_of(config), rule))
+    state: Learner = eqx.filter_eval_shape(lambda: learner_of(config, rule))
+    stages = config.dps.stages if config.dps.on else 1
     parts = {name: getattr(state.world, name) for name in World.__dataclass_fields__}
     counts = {name: sum(x.size for x in arrays(part)) for name, part in parts.items()}
     return Sizes(
@@ -65,7 +89,20 @@ def check(config: Config) -> Sizes:
             "batches of one call": batch_bytes(tasks, state.world, config),
             "replay when full": sum(replay_bytes(task, len(tasks), config) for task in tasks),
         },
+        stages=tuple(stage_sizes(config, stage) for stage in range(stages)),
     )
+
+
+def stage_sizes(config: Config, stage: int) -> StageSizes:
+    """The sizes at one stage."""
+
+    def make() -> tuple[Learner, PyTree]:
+        state = learner_of(config, optimiser(config.learn, 1), stage)
+        return state, eqx.filter(state.world, trainable(state.world))
+
+    state, trained = eqx.filter_eval_shape(make)
+    count = lambda tree: sum(leaf.size for leaf in arrays(tree))
+    return StageSizes(count(state.world), count(trained), held(state.world), held(state.moments))
 
 
 def tree_bytes(world: World, config: Config) -> int:
@@ -102,7 +139,9 @@ def replay_bytes(task: Task, tasks: int, config: Config) -> int:
     """What `task` remembers once its replay is full; untouched memory costs nothing till then."""
     share, rows = config.data.replay_bytes // tasks, config.data.replay_rows
     try:
-        return Replay(task, candidates_of(task, config), share, rows, lanes=config.data.envs).bytes
+        return Replay(
+            task, candidates_of(task, config), share, rows, lanes=lanes_of(task, config)
+        ).bytes
     except ValueError as error:
         raise ConfigError(f"data.replay_bytes, data.replay_rows: {error}") from error
     except MemoryError:  # more than this machine could ever hold

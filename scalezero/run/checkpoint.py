@@ -72,15 +72,25 @@ class Checkpoints:
             args = ocp.args.Composite(**{NOTES: ocp.args.JsonRestore()})
             return self._manager.restore(step, args=args)[NOTES]
 
-    def restore[Tree: PyTree](self, step: int, tree: Tree) -> Tree:
+    def restore[Tree: PyTree](self, step: int, tree: Tree, *, under: str = "") -> Tree:
         """`tree` with every array replaced by the one saved under its name.
+
+        Args:
+            step: Of the checkpoint.
+            tree: What to fill.
+            under: Only names that begin so are looked at, and `tree` has them without it.
 
         Raises:
             RunError: The files are unreadable, or a name, a shape or a type differs.
         """
         here = named_leaves(tree)
         with self._naming(step), ocp.StandardCheckpointer() as reader:
-            found = dict(reader.restore(self.folder / str(step) / ARRAYS))
+            saved_arrays = dict(reader.restore(self.folder / str(step) / ARRAYS))
+        found = {
+            name.removeprefix(under): array
+            for name, array in saved_arrays.items()
+            if name.startswith(under)
+        }
         _require_same(self.folder / str(step), here, found)
         leaves = iter(here)
 

@@ -13,7 +13,7 @@ from scalezero.agent.world import World
 from scalezero.config import Config
 from scalezero.data.replay import Replay
 from scalezero.envs.pool import Pool, Steps
-from scalezero.envs.spec import GOES_ON, TERMINATED, TRUNCATED, Task
+from scalezero.envs.spec import GOES_ON, TERMINATED, TRUNCATED, Image, Task
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,40 @@ class Episode:
     task: str
     score: float  # sum of unclipped rewards
     decisions: int
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one slot of environments is for."""
+
+    task: Task
+    number: int  # of the task among the run's
+    copy: int  # how many slots before it have the same task
+    active: bool  # False: it rests, and its task only gives it its shapes
+
+
+def slots_of(tasks: Sequence[Task], solved: Sequence[bool], freed: str) -> tuple[Slot, ...]:
+    """One slot for each task; those of solved tasks go to unsolved ones in turn, or rest.
+
+    A slot's kind of observation never changes. When all are solved, all go on as they began.
+    """
+    slots: list[Slot] = []
+    numbers = range(len(tasks))
+    kind = [isinstance(task.observation, Image) for task in tasks]
+    given = dict.fromkeys(numbers, 0)
+    for home in numbers:
+        open_ones = [n for n in numbers if not solved[n] and kind[n] == kind[home]]
+        if not solved[home] or all(solved):
+            number = home
+        elif open_ones and freed == "share":
+            number = min(open_ones, key=lambda n: given[n])
+            given[number] += 1
+        else:
+            slots.append(Slot(tasks[home], home, 0, active=False))
+            continue
+        copy = sum(slot.number == number for slot in slots)
+        slots.append(Slot(tasks[number], number, copy, active=True))
+    return tuple(slots)
 
 
 def observation_of(steps: Steps, size: int) -> Observation:
@@ -39,21 +73,28 @@ def ending_of(steps: Steps) -> np.ndarray:
 
 
 class Half:
-    """Half of the environments of every task, between two decisions."""
+    """Half of the environments of every slot, between two decisions."""
 
     def __init__(
-        self, tasks: Sequence[Task], world: World, config: Config, which: int, turns: int
+        self,
+        slots: Sequence[Slot],
+        world: World,
+        config: Config,
+        which: int,
+        turns: int,
     ) -> None:
         """Make the environments and start them."""
         rows = config.data.envs // 2
-        self.tasks = tasks
+        self.slots = slots
         words = np.random.SeedSequence([config.seed, which, turns]).generate_state(1)
-        self.pool = Pool(tasks, rows, seed=int(words[0]), training=True)
+        tasks, active = [slot.task for slot in slots], [slot.active for slot in slots]
+        self.pool = Pool(tasks, rows, seed=int(words[0]), training=True, active=active)
+        self.envs = config.data.envs
         self.lane = which * rows + np.arange(rows)
         self.steps = self.pool.reset()
         self.ending = ending_of(self.steps)
         self.first = np.ones_like(self.ending, dtype=bool)
-        self.history: History = empty_history(world, len(tasks), rows, config.search.context)
+        self.history: History = empty_history(world, len(slots), rows, config.search.context)
         self.planned: Plan | None = None
         self.score = np.zeros(self.ending.shape)
         self.length = np.zeros(self.ending.shape, int)
@@ -66,7 +107,10 @@ class Half:
         self.planned = None
         self.steps = self.pool.recv()
         vectors = len(before.vector)
-        for slot, replay in enumerate(replays):
+        for slot, each in enumerate(self.slots):
+            if not each.active:
+                continue
+            replay = replays[each.number]
             width, count = replay.task.action.width, replay.candidates
             seen = (
                 before.vector[slot, :, : replay.task.observation.shape[0]]
@@ -74,7 +118,7 @@ class Half:
                 else before.image[slot - vectors]
             )
             replay.append(
-                self.lane,
+                each.copy * self.envs + self.lane,
                 seen,
                 plan.action[slot, :, :width],
                 plan.policy[slot, :, :count],
@@ -106,7 +150,9 @@ class Half:
         self.ending = ending_of(self.steps)
         return [
             Episode(
-                self.tasks[slot].name, float(self.score[slot, row]), int(self.length[slot, row])
+                self.slots[slot].task.name,
+                float(self.score[slot, row]),
+                int(self.length[slot, row]),
             )
             for slot, row in np.argwhere(self.ending != GOES_ON)
         ]
@@ -117,7 +163,7 @@ class Collector:
 
     def __init__(
         self,
-        tasks: Sequence[Task],
+        slots: Sequence[Slot],
         world: World,
         config: Config,
         replays: Sequence[Replay],
@@ -126,18 +172,19 @@ class Collector:
         """Make and start the environments.
 
         Args:
-            tasks: In slot order.
+            slots: What each slot of environments is for.
             world: For its shapes.
             config: Of the run.
-            replays: What is remembered goes there.
-            turns: How many there were in earlier starts: other episodes follow after each.
+            replays: What is remembered goes there, by task.
+            turns: How many there were before: other episodes follow after each start.
         """
         self.config = config
         self.replays = replays
-        self.halves = tuple(Half(tasks, world, config, which, turns) for which in (0, 1))
-        self.task = jnp.arange(len(tasks))
+        self.slots = tuple(slots)
+        self.halves = tuple(Half(slots, world, config, which, turns) for which in (0, 1))
+        self.task = jnp.asarray([slot.number for slot in slots])
         for replay in replays:
-            replay.cut(replay.lanes)  # what was open before a resume goes on nowhere
+            replay.cut(replay.lanes)  # what was open before goes on nowhere
 
     def turn(self, world: World, number: int, *, key: jax.Array) -> list[Episode]:
         """One decision in one half of the environments; the episodes that had ended there."""

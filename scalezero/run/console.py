@@ -40,7 +40,8 @@ class Progress:
         self._returns: dict[str, float] = {}
         self._best: dict[str, float] = {}
         self._start = self._last_line = time.monotonic()
-        self._past: deque[tuple[float, int, int]] = deque()  # seconds, decisions, updates
+        # seconds, interactions, decisions, updates
+        self._past: deque[tuple[float, int, int, int]] = deque()
         self._decisions = self._updates = 0
         self._live = Live(
             console=self._console,
@@ -64,6 +65,7 @@ class Progress:
         self,
         *,
         decisions: int,
+        interactions: int | None = None,
         updates: int | None = None,
         returns: Mapping[str, float] | None = None,
     ) -> None:
@@ -71,6 +73,7 @@ class Progress:
 
         Args:
             decisions: Of each task, since the run began.
+            interactions: Of all tasks together; None: as many of each.
             updates: Since the run began; None where unchanged.
             returns: Of the last training episodes, by task.
         """
@@ -78,7 +81,8 @@ class Progress:
         self._decisions = decisions
         self._updates = self._updates if updates is None else updates
         self._returns |= returns or {}
-        self._past.append((now, self._decisions, self._updates))
+        everything = decisions * len(self._tasks) if interactions is None else interactions
+        self._past.append((now, everything, self._decisions, self._updates))
         while len(self._past) > 2 and self._past[0][0] < now - WINDOW_SECONDS:
             self._past.popleft()
         if not self._console.is_terminal and now - self._last_line >= self._plain_seconds:
@@ -100,11 +104,11 @@ class Progress:
         """Decisions/s of all tasks, updates/s, and the seconds left."""
         if len(self._past) < 2:
             return nan, nan, nan
-        (then, decisions, updates), now = self._past[0], self._past[-1][0]
-        rate = (self._decisions - decisions) / max(now - then, 1e-9)
+        (then, *before), (now, *after) = self._past[0], self._past[-1]
+        each = [(b - a) / max(now - then, 1e-9) for a, b in zip(before, after, strict=True)]
+        everything, rate, updating = each
         left = (self._total - self._decisions) / rate if rate else nan
-        updating = (self._updates - updates) / max(now - then, 1e-9)
-        return rate * len(self._tasks), updating, left
+        return everything, updating, left
 
     def _line(self) -> str:
         deciding, updating, left = self._speeds()

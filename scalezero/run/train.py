@@ -13,16 +13,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalezero.agent.learner import Learner, learner, update_many
+from scalezero.agent.curriculum import (
+    advanced,
+    curriculum,
+    curriculum_of,
+    judged,
+    reason_to_grow,
+)
+from scalezero.agent.learner import Learner, grown, update_many
 from scalezero.agent.losses import Metrics
 from scalezero.agent.optimiser import optimiser
 from scalezero.agent.records import Batch, Observation
 from scalezero.config import Config
 from scalezero.data.mixture import Batches, Mixture
 from scalezero.envs.pool import EnvironmentDied
-from scalezero.run.build import keys_of, replays_of, tasks_of, world_of
+from scalezero.run.build import growth_of, keys_of, learner_of, replays_of, tasks_of
 from scalezero.run.checkpoint import Checkpoints, journals_of
-from scalezero.run.collect import Collector
+from scalezero.run.collect import Collector, slots_of
 from scalezero.run.console import Progress, print_scores
 from scalezero.run.evaluate import Evaluation, Evaluator, evaluation_of
 from scalezero.run.folder import RunError, RunFolder, write
@@ -52,9 +59,13 @@ class Run:
         _, self.act_key, self.evaluate_key = keys_of(config)
         learnt_from = config.run.decisions - config.data.warmup_decisions
         self.rule = optimiser(config.learn, round(learnt_from * config.learn.replay_ratio))
-        self.state: Learner = learner(world_of(config), self.rule)
+        self.curriculum = curriculum(len(self.tasks))
+        self.slots = slots_of(self.tasks, self.curriculum.solved, config.dps.freed)
+        self.state: Learner = learner_of(config, self.rule)
         self.turns = 0
         self.updates = 0
+        self.dealt = (0.0, 0)  # decisions of a slot, and of all tasks, when slots were last dealt
+        self.next_evaluation = config.run.evaluate_every
         self.evaluations = 0  # how many were made
         self.seconds = 0.0  # of training in earlier starts
         self.began = time.monotonic()
@@ -72,9 +83,8 @@ class Run:
             self._restore(self.checkpoints.latest)
             self.thread = opened.enter_context(ThreadPoolExecutor(1, "learner"))
             self.board = keep(TensorBoard(folder.tensorboard, int(self.decisions)))
-            self.collector = keep(
-                Collector(self.tasks, self.state.world, config, self.replays, self.turns)
-            )
+            self.collector = self._collector()
+            opened.callback(lambda: self.collector.close())
             numbers = range(len(self.tasks))
             self.evaluator = keep(Evaluator(self.tasks, numbers, config, seed=config.seed))
             self._opened = opened.pop_all()
@@ -89,9 +99,19 @@ class Run:
         }
 
     @property
+    def interactions(self) -> int:
+        """Decisions of all tasks so far."""
+        return sum(replay.decisions for replay in self.replays)
+
+    @property
     def decisions(self) -> float:
-        """Decisions of each task so far, averaged over tasks."""
-        return sum(replay.decisions for replay in self.replays) / len(self.replays)
+        """Decisions so far of each slot of environments, averaged over those that did not rest.
+
+        Without dynamic parameter scaling: of each task.
+        """
+        decisions, interactions = self.dealt
+        active = sum(slot.active for slot in self.slots)
+        return decisions + (self.interactions - interactions) / active
 
     @property
     def elapsed(self) -> float:
@@ -128,6 +148,8 @@ class Run:
                 "decisions": self.decisions,
                 "updates": self.updates,
                 "seconds": self.elapsed,
+                "interactions": self.interactions,
+                "stage": self.curriculum.stage,
                 **result.as_json(),
             }
         )
@@ -136,6 +158,38 @@ class Run:
         means = {f"evaluation/{name}": mean for name, mean in result.means.items()}
         self.board.write(means, int(self.decisions))
         return result
+
+    def judge(self, result: Evaluation) -> tuple[str, ...]:
+        """Let solved tasks go, and reopen those that slipped; what was decided, in words."""
+        self.curriculum, said = judged(self.curriculum, self.tasks, result.returns, self.config.dps)
+        for text in said:
+            self.note("curriculum", why=text, interactions=self._by_task())
+        if said:
+            self.dealt = (self.decisions, self.interactions)
+            self.sums = []  # means over tasks that rest and that learn would say nothing
+            self.recent.clear()
+            self.collector.close()  # episodes under way are dropped, as after a resume
+            self.collector = self._collector()
+        return said
+
+    def grow(self) -> tuple[str, ...]:
+        """Go on to the next stage if it is time to; what was decided, in words."""
+        why = reason_to_grow(self.curriculum, self.updates, self.config.dps)
+        if why is None:
+            return ()
+        self.settle()
+        self.state = grown(self.state, self.rule, growth_of(self.config, self.curriculum.stage))
+        self.actor = self.state.world
+        self.curriculum = advanced(self.curriculum, self.updates)
+        said = f"stage {self.curriculum.stage} at update {self.updates:,}: {why}"
+        self.note("stage", why=said, interactions=self._by_task())
+        return (said,)
+
+    @property
+    def all_solved(self) -> bool:
+        """Whether nothing is left to learn, and the run ends for it."""
+        dps = self.config.dps
+        return dps.on and all(self.curriculum.solved) and (dps.end or dps.freed == "stop")
 
     def past_evaluations(self) -> list[dict[str, Any]]:
         """Those that the run knows of; a start that was killed may have written more."""
@@ -153,13 +207,16 @@ class Run:
             **now,
             "decisions_per_second": speed("decisions") * len(self.tasks),
             "updates_per_second": speed("updates"),
-            **{f"{r.task.name}/decisions": r.decisions for r in self.replays},
+            "interactions": self.interactions,
+            "stage": self.curriculum.stage,
+            **{f"{name}/decisions": count for name, count in self._by_task().items()},
         }
         self.logged = now
         for name in self.sums[0] if self.sums else ():
             mean = np.mean([each[name] for each in self.sums], axis=0)
-            for task, value in zip(self.tasks, mean, strict=True):
-                line[f"{task.name}/{name}"] = float(value)
+            for task, rests, value in zip(self.tasks, self._rests(), mean, strict=True):
+                if not rests:
+                    line[f"{task.name}/{name}"] = float(value)
         for task, scores in self.recent.items():
             line[f"{task}/return"] = float(np.mean(scores))
         self.sums = []
@@ -175,6 +232,9 @@ class Run:
             "updates": self.updates,
             "evaluations": self.evaluations,
             "finished": self.finished,
+            "curriculum": self.curriculum.as_json(),
+            "dealt": list(self.dealt),
+            "next_evaluation": self.next_evaluation,
             "seconds": self.elapsed,
             "rng": self.rng.bit_generator.state,
             "logs": {name: log.offset for name, log in self.logs.items()},
@@ -183,7 +243,8 @@ class Run:
                 for journal, replay in zip(self.journals, self.replays, strict=True)
             ],
         }
-        self.checkpoints.save(self.turns, self.state, notes)
+        # Evaluations make no turns, but what they say is to be saved too.
+        self.checkpoints.save(self.turns + self.evaluations, self.state, notes)
         kept = [each["shards"] for each in self.checkpoints.all_notes()]
         for number, journal in enumerate(self.journals):
             journal.prune(name for shards in kept for name in shards[number])
@@ -200,10 +261,11 @@ class Run:
     def learn(self, count: int) -> None:
         """Start `count` updates on what is remembered; they run beside the next decisions."""
         learn = self.config.learn
-        task = self.mixture.spread(np.ones(len(self.tasks)), len(self.tasks), self.rng)
+        task, rests = self._deal()
         sampled = self.mixture.sample(
             task, learn.rows, learn.unroll, learn.n_step, learn.recent, count, self.rng
         )
+        sampled.known[:, rests] = False  # so they weigh nothing, and shapes stay
         slots = jnp.asarray(np.broadcast_to(task, (count, len(task))))
         batches = batch_of(sampled)
         self.settle()
@@ -212,6 +274,27 @@ class Run:
             update_many, self.state, batches, slots, learn, self.rule
         )
         self.updates += count
+
+    def _deal(self) -> tuple[np.ndarray, np.ndarray]:
+        """The task of every slot of the next batches, and which slots rest."""
+        share = self.config.dps.freed == "share"
+        weights = 1.0 - self._rests() if share else np.ones(len(self.tasks))
+        task = self.mixture.spread(weights, len(self.tasks), self.rng)
+        return task, self._rests()[task]
+
+    def _rests(self) -> np.ndarray:
+        """Which tasks are left alone: the solved ones, unless all are and training goes on."""
+        solved = np.array(self.curriculum.solved)
+        return solved & ~np.all(solved)
+
+    def _collector(self) -> Collector:
+        """Environments for the tasks that are not solved."""
+        self.slots = slots_of(self.tasks, self.curriculum.solved, self.config.dps.freed)
+        return Collector(self.slots, self.state.world, self.config, self.replays, self.turns)
+
+    def _by_task(self) -> dict[str, int]:
+        """Decisions of each task so far."""
+        return {replay.task.name: replay.decisions for replay in self.replays}
 
     def settle(self) -> None:
         """Wait for the updates under way, and stop at a loss that is not a number."""
@@ -240,7 +323,17 @@ class Run:
                 log.truncate(0)
             return
         notes = self.checkpoints.notes(step)
-        self.state = self.checkpoints.restore(step, self.state)
+        if "shards" not in notes:
+            raise RunError(
+                f"{self.folder.path}: is an exported agent, which has no replay and no optimiser "
+                "to go on with; train in the run it is from"
+            )
+        self.curriculum = curriculum_of(notes["curriculum"])
+        self.slots = slots_of(self.tasks, self.curriculum.solved, self.config.dps.freed)
+        self.dealt = tuple(notes["dealt"])
+        self.next_evaluation = notes["next_evaluation"]
+        shaped = learner_of(self.config, self.rule, self.curriculum.stage)
+        self.state = self.checkpoints.restore(step, shaped)
         for journal, replay, shards in zip(
             self.journals, self.replays, notes["shards"], strict=True
         ):
@@ -250,7 +343,8 @@ class Run:
             self.logs[name].truncate(offset)
         self.turns, self.updates = notes["turns"], notes["updates"]
         self.evaluations, self.seconds = notes["evaluations"], notes["seconds"]
-        self.finished = notes["finished"] and self.decisions >= self.config.run.decisions
+        ended = self.decisions >= self.config.run.decisions or self.all_solved
+        self.finished = notes["finished"] and ended
 
 
 def train(config: Config, folder: RunFolder) -> Evaluation:
@@ -301,20 +395,30 @@ def _train(run: Run) -> Evaluation:
 def _loop(run: Run, progress: Progress, stop: Stop) -> None:
     settings = run.config.run
     next_log = run.decisions + settings.log_every
-    every = settings.evaluate_every
-    next_evaluation = (run.decisions // every + 1) * every
     saved = time.monotonic()
-    while run.decisions < settings.decisions:
+    while run.decisions < settings.decisions and not run.all_solved:
         stop.check()
         ended = run.turn()
+        if run.config.dps.on:
+            for text in run.grow():
+                progress.message(text)
         if run.decisions >= next_log:
             next_log += settings.log_every
             run.log()
-        progress.update(decisions=int(run.decisions), updates=run.updates, returns=ended)
-        if next_evaluation <= run.decisions < settings.decisions:
-            next_evaluation += every
+        progress.update(
+            decisions=int(run.decisions),
+            interactions=run.interactions,
+            updates=run.updates,
+            returns=ended,
+        )
+        if run.next_evaluation <= run.decisions < settings.decisions:
             episodes = settings.evaluation_episodes
-            progress.evaluated(run.evaluate(episodes, stop.check).means)
+            result = run.evaluate(episodes, stop.check)
+            progress.evaluated(result.means)
+            if run.config.dps.on:
+                for text in run.judge(result):
+                    progress.message(text)
+            run.next_evaluation += settings.evaluate_every
         if time.monotonic() - saved > 60 * settings.save_minutes:
             run.save()
             saved = time.monotonic()

@@ -253,6 +253,19 @@ def test_padding_has_no_part_in_completed_values(visits):
     assert not np.any(read(wide)[3:])
 
 
+def test_values_closer_together_than_the_floor_say_that_much_less():
+    read = lambda values, floor: completed_values(
+        root_tree([0.0, 0.0, 0.0], [1, 1, 1], values),
+        0,
+        value_scale=0.1,
+        visit_offset=50.0,
+        value_floor=floor,
+    )
+    near, far = [0.10, 0.11, 0.12], [1.0, 2.0, 3.0]
+    np.testing.assert_allclose(read(near, 0.2), 0.1 * read(near, 0.0), rtol=1e-4)
+    np.testing.assert_allclose(read(far, 0.2), read(far, 0.0), rtol=1e-6)
+
+
 def test_noise_is_a_mixture_over_candidates_that_exist(keys):
     logits = jnp.array([[0.3, -1.0, 2.0, IMPOSSIBLE]])
     none = with_noise(logits, jnp.array(0.0), 0.3, key=next(keys))

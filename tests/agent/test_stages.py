@@ -24,7 +24,7 @@ one_update = eqx.filter_jit(lambda state, batch: update(state, batch, NUMBERS, C
 def one_more(world, number: int, *, alphas: bool = True, encoder: bool = False):
     """`world` one stage later."""
     key = jax.random.key(100 + number)
-    return grow(world, 2, 0.5, learnt=alphas, encoder=encoder, key=key)
+    return grow(world, 2, 0.5, strengths=alphas, encoder=encoder, key=key)
 
 
 def at_stage(world, stages: int, **options):

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from scalezero.envs.catalog import GYM, find, make
+from scalezero.envs.catalog import GYM, find, make, translation
 from scalezero.envs.check import check
 from scalezero.envs.gym import describe
-from scalezero.envs.spec import Continuous, Discrete, Image, UnknownTask, Vector
+from scalezero.envs.spec import Continuous, Discrete, Image, UnknownTask, Vector, seeds
 
 
 class Rigged(gymnasium.Env):
@@ -127,6 +127,27 @@ def test_a_box_is_reached_from_its_bounds(rig):
     env.reset()
     paid = env.step(np.array([[-1], [0], [1], [9]], np.float32)).reward
     assert paid.tolist() == [-2, 2, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("seen", "taken"),
+    [
+        (BOX, spaces.Box(-2, 6, (1,))),
+        (spaces.Dict(place=BOX, door=TWO), spaces.MultiDiscrete([2, 3], start=[1, 1])),
+        (spaces.Discrete(5, start=2), spaces.Discrete(3, start=-1)),
+        (spaces.Box(0, 255, (20, 30, 3), np.uint8), TWO),
+    ],
+)
+def test_a_translation_says_what_the_vector_of_a_task_says(rig, seen, taken):
+    task = find(rig(seen, taken))
+    words = translation(task)
+    shown = make(task, 1, seed=3, training=False).reset()[0]
+    own = gymnasium.make("Rigged-v0", disable_env_checker=True)
+    state, _ = own.reset(seed=seeds(3, 1).tolist()[0])
+    np.testing.assert_array_equal(words.see(state), shown)
+    assert words.see(state).dtype == task.observation.dtype
+    action = np.zeros(task.action.width, np.float32)
+    own.step(words.act(action))  # which checks that the space contains it
 
 
 @pytest.mark.parametrize(

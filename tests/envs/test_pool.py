@@ -109,8 +109,29 @@ def test_an_environment_that_dies_is_named_with_its_cause(monkeypatch):
 def test_a_pool_checks_its_tasks():
     with pytest.raises(ValueError, match=r"^toy/count: shows a vector but follows"):
         Pool([TASKS[3], TASKS[0]], 1, seed=0, training=True)
-    with pytest.raises(ValueError, match=r"^toy/count: listed twice"):
-        Pool([TASKS[0], TASKS[0]], 1, seed=0, training=True)
+
+
+def test_two_slots_of_one_task_have_other_episodes():
+    pool = Pool([TASKS[2], TASKS[2]], 3, seed=0, training=True)
+    shown = pool.reset().vector
+    pool.close()
+    assert not np.array_equal(shown[0], shown[1])
+
+
+def test_a_resting_slot_shows_zeros_and_leaves_the_others_as_they_are():
+    full = Pool(TASKS, 3, seed=0, training=True)
+    rests = Pool(TASKS, 3, seed=0, training=True, active=[slot != 1 for slot in range(4)])
+    said = []
+    for pool in (full, rests):
+        first = pool.reset()
+        pool.send(np.zeros((4, 3, 2), np.float32))
+        said.append((first, pool.recv()))
+        pool.close()
+    for one, other in zip(*said, strict=True):
+        for name in ("vector", "reward", "score"):
+            kept, empty = getattr(one, name), getattr(other, name)
+            np.testing.assert_array_equal(np.delete(empty, 1, 0), np.delete(kept, 1, 0))
+            assert not empty[1].any()
 
 
 def test_send_and_recv_alternate(pool):

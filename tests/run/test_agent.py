@@ -1,5 +1,6 @@
 """A saved agent acts and scores as it did before it was saved."""
 
+import gymnasium
 import jax
 import numpy as np
 import pytest
@@ -68,6 +69,22 @@ def test_an_agent_acts_on_one_observation_of_any_of_its_tasks(saved):
         agent.act(np.zeros(3), task="toy/target")
     with pytest.raises(ValueError, match="not a task of this agent; it has toy/target, toy/catch"):
         agent.act(np.zeros(2), task="toy/chain")
+
+
+def test_an_agent_speaks_the_language_of_a_gymnasium_environment(tmp_path):
+    config = tiny(tasks=["gym/Pendulum-v1", "toy/target"])
+    run = Run(config, RunFolder.open(tmp_path / "r", config))
+    run.save()
+    run.close()
+    agent, env = scalezero.load(tmp_path / "r"), gymnasium.make("Pendulum-v1")
+    state, _ = env.reset(seed=0)
+    reached = []
+    for _ in range(12):
+        action = agent.act(state, task="gym/Pendulum-v1")
+        assert env.action_space.contains(action)
+        reached.append(abs(action.item()))
+        state, *_ = env.step(action)
+    assert max(reached) > 0
 
 
 def test_two_loaded_agents_act_alike(saved):
