@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from test_resume import equal
@@ -161,6 +162,31 @@ def test_events_say_what_was_decided_and_what_it_had_cost(grown_run):
     said = [line for line in lines if line["event"] in ("curriculum", "stage")]
     assert [line["why"] for line in said] == run.said
     assert said[0]["interactions"] == run.before_solved
+
+
+@pytest.mark.parametrize("freed", ["share", "stop"])
+def test_only_a_new_stage_compiles_anything(tmp_path, freed):
+    compiled = []
+
+    def listen(event, seconds, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(seconds)
+
+    config = tiny(dps=GROWING | {"freed": freed})
+    run = Run(config, RunFolder.open(tmp_path / "r", config))
+    turns(run, 24)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    assert run.judge(scored(run, 0.9, 0.1))
+    turns(run, 8)
+    assert run.judge(scored(run, 0.1, 0.1))
+    turns(run, 8)
+    assert not compiled
+    assert run.judge(scored(run, 0.9, 0.1))
+    assert run.grow()
+    turns(run, 8)
+    run.close()
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert compiled
 
 
 def test_a_task_that_slips_comes_back(tmp_path):
