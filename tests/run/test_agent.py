@@ -10,7 +10,7 @@ import scalezero
 from scalezero.envs.pool import Pool
 from scalezero.run.evaluate import Evaluator, evaluate
 from scalezero.run.folder import RunError, RunFolder
-from scalezero.run.train import Run
+from scalezero.run.run import Run
 
 
 @pytest.fixture(scope="module")

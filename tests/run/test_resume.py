@@ -15,7 +15,8 @@ from tiny import SETTINGS, tiny
 
 from scalezero.run.checkpoint import named_leaves
 from scalezero.run.folder import RunError, RunFolder
-from scalezero.run.train import Run, train
+from scalezero.run.run import Run
+from scalezero.run.train import train
 
 
 def equal(one, other) -> bool:

@@ -13,7 +13,8 @@ from scalezero.agent.stages import stage
 from scalezero.run.evaluate import Evaluation
 from scalezero.run.export import export
 from scalezero.run.folder import RunError, RunFolder
-from scalezero.run.train import Run, train
+from scalezero.run.run import Run
+from scalezero.run.train import train
 
 GROWING = {
     "on": True,

@@ -1,0 +1,343 @@
+"""What has a run, and what can it do? Everything with state, between its start and its end."""
+
+import json
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scalezero.agent.curriculum import (
+    advanced,
+    curriculum,
+    curriculum_of,
+    judged,
+    reason_to_grow,
+)
+from scalezero.agent.learner import Learner, grown, update_many
+from scalezero.agent.losses import Metrics
+from scalezero.agent.optimiser import optimiser
+from scalezero.agent.records import Batch, Observation
+from scalezero.config import Config
+from scalezero.data.mixture import Batches, Mixture
+from scalezero.run.build import growth_of, keys_of, learner_of, replays_of, tasks_of
+from scalezero.run.checkpoint import Checkpoints, journals_of
+from scalezero.run.collect import Collector, slots_of
+from scalezero.run.evaluate import Evaluation, Evaluator
+from scalezero.run.folder import RunError, RunFolder, write
+from scalezero.run.logs import JsonLines, TensorBoard, plain
+
+RECENT = 16  # training episodes of a task that its shown return averages
+
+
+def batch_of(batches: Batches) -> Batch:
+    """What a mixture sampled, for the learner."""
+    names = ("action", "candidates", "policy", "valid", "reward", "ending", "known")
+    seen = Observation(jnp.asarray(batches.vector), jnp.asarray(batches.image))
+    return Batch(observation=seen, **{name: jnp.asarray(getattr(batches, name)) for name in names})
+
+
+class Run:
+    """A run between its start and its end: everything with state, and one turn of the loop."""
+
+    def __init__(self, config: Config, folder: RunFolder) -> None:
+        """Make everything anew, or bring back what `folder` holds."""
+        self.config, self.folder = config, folder
+        self.tasks = tasks_of(config)
+        self.replays = replays_of(config)
+        self.mixture = Mixture(self.replays)
+        self.rng = np.random.default_rng(config.seed)
+        _, self.act_key, self.evaluate_key = keys_of(config)
+        learnt_from = config.run.decisions - config.data.warmup_decisions
+        self.rule = optimiser(config.learn, round(learnt_from * config.learn.replay_ratio))
+        self.curriculum = curriculum(len(self.tasks))
+        self.slots = slots_of(self.tasks, self.curriculum.solved, config.dps.freed)
+        self.state: Learner = learner_of(config, self.rule)
+        self.turns = 0
+        self.updates = 0
+        self.dealt = (0.0, 0)  # decisions of a slot, and of all tasks, when slots were last dealt
+        self.next_evaluation = config.run.evaluate_every
+        self.evaluations = 0  # how many were made
+        self.seconds = 0.0  # of training in earlier starts
+        self.began = time.monotonic()
+        self.finished = False  # the last evaluation was made
+        self.journals = journals_of(folder.replay, self.replays)
+        with ExitStack() as opened:  # what was opened is closed again if the rest fails
+            keep = lambda thing: opened.enter_context(closing(thing))
+            opened.enter_context(folder.lock())
+            self.checkpoints = keep(Checkpoints(folder.checkpoints, config.run.keep))
+            self.checkpoints.sweep()
+            self.logs = {
+                name: keep(JsonLines(getattr(folder, name)))
+                for name in ("metrics", "episodes", "events")
+            }
+            self._restore(self.checkpoints.latest)
+            self.thread = opened.enter_context(ThreadPoolExecutor(1, "learner"))
+            self.board = keep(TensorBoard(folder.tensorboard, int(self.decisions)))
+            self.collector = self._collector()
+            opened.callback(lambda: self.collector.close())
+            numbers = range(len(self.tasks))
+            self.evaluator = keep(Evaluator(self.tasks, numbers, config, seed=config.seed))
+            self._opened = opened.pop_all()
+        self.recent = defaultdict(lambda: deque(maxlen=RECENT))
+        self.actor = self.state.world  # plans; behind `state.world` by the updates under way
+        self.learning: Future[tuple[Learner, Metrics]] | None = None
+        self.sums: list[dict[str, np.ndarray]] = []  # metrics since the last line
+        self.logged = {
+            "decisions": self.decisions,
+            "updates": self.updates,
+            "seconds": self.elapsed,
+        }
+
+    @property
+    def interactions(self) -> int:
+        """Decisions of all tasks so far."""
+        return sum(replay.decisions for replay in self.replays)
+
+    @property
+    def decisions(self) -> float:
+        """Decisions so far of each slot of environments, averaged over those that did not rest.
+
+        Without dynamic parameter scaling: of each task.
+        """
+        decisions, interactions = self.dealt
+        active = sum(slot.active for slot in self.slots)
+        return decisions + (self.interactions - interactions) / active
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, over all starts."""
+        return self.seconds + time.monotonic() - self.began
+
+    def turn(self) -> dict[str, float]:
+        """One decision in half of the environments, and the updates it is worth.
+
+        Returns:
+            For each task with an episode that ended: the mean score of its last few.
+        """
+        ended = set()
+        for episode in self.collector.turn(self.actor, self.turns, key=self.act_key):
+            self.recent[episode.task].append(episode.score)
+            ended.add(episode.task)
+            self.logs["episodes"].write({"decisions": self.decisions, **vars(episode)})
+        self.turns += 1
+        due = self.config.learn.replay_ratio * (self.decisions - self.config.data.warmup_decisions)
+        each = self.config.learn.updates_per_call
+        ready = all(replay.starts for replay in self.replays)
+        while ready and self.updates + each <= due:
+            self.learn(each)
+        return {task: float(np.mean(self.recent[task])) for task in ended}
+
+    def evaluate(self, episodes: int, between: Callable[[], None]) -> Evaluation:
+        """Play episodes without exploration, and write down how they went."""
+        self.settle()
+        key = jax.random.fold_in(self.evaluate_key, self.evaluations)
+        result = self.evaluator.play(self.state.world, episodes, key=key, between=between)
+        lines = self.past_evaluations()
+        lines.append(
+            {
+                "decisions": self.decisions,
+                "updates": self.updates,
+                "seconds": self.elapsed,
+                "interactions": self.interactions,
+                "stage": self.curriculum.stage,
+                **result.as_json(),
+            }
+        )
+        write(self.folder.evaluations, json.dumps(plain(lines), indent=1) + "\n")
+        self.evaluations += 1
+        means = {f"evaluation/{name}": mean for name, mean in result.means.items()}
+        self.board.write(means, int(self.decisions))
+        return result
+
+    def judge(self, result: Evaluation) -> tuple[str, ...]:
+        """Let solved tasks go, and reopen those that slipped; what was decided, in words."""
+        self.curriculum, said = judged(self.curriculum, self.tasks, result.returns, self.config.dps)
+        for text in said:
+            self.note("curriculum", why=text, interactions=self._by_task())
+        if said:
+            self.dealt = (self.decisions, self.interactions)
+            self.sums = []  # means over tasks that rest and that learn would say nothing
+            self.recent.clear()
+            self.collector.close()  # episodes under way are dropped, as after a resume
+            self.collector = self._collector()
+        return said
+
+    def grow(self) -> tuple[str, ...]:
+        """Go on to the next stage if it is time to; what was decided, in words."""
+        why = reason_to_grow(self.curriculum, self.updates, self.config.dps)
+        if why is None:
+            return ()
+        self.settle()
+        self.state = grown(self.state, self.rule, growth_of(self.config, self.curriculum.stage))
+        self.actor = self.state.world
+        self.curriculum = advanced(self.curriculum, self.updates)
+        said = f"stage {self.curriculum.stage} at update {self.updates:,}: {why}"
+        self.note("stage", why=said, interactions=self._by_task())
+        return (said,)
+
+    @property
+    def all_solved(self) -> bool:
+        """Whether nothing is left to learn, and the run ends for it."""
+        dps = self.config.dps
+        return dps.on and all(self.curriculum.solved) and (dps.end or dps.freed == "stop")
+
+    def past_evaluations(self) -> list[dict[str, Any]]:
+        """Those that the run knows of; a start that was killed may have written more."""
+        if not self.folder.evaluations.exists():
+            return []
+        return json.loads(self.folder.evaluations.read_text())[: self.evaluations]
+
+    def log(self) -> None:
+        """Write a line of metrics: where the run stands, and means since the last line."""
+        self.settle()
+        now = {"decisions": self.decisions, "updates": self.updates, "seconds": self.elapsed}
+        passed = max(now["seconds"] - self.logged["seconds"], 1e-9)
+        speed = lambda what: (now[what] - self.logged[what]) / passed
+        line: dict[str, Any] = {
+            **now,
+            "decisions_per_second": speed("decisions") * len(self.tasks),
+            "updates_per_second": speed("updates"),
+            "interactions": self.interactions,
+            "stage": self.curriculum.stage,
+            **{f"{name}/decisions": count for name, count in self._by_task().items()},
+        }
+        self.logged = now
+        for name in self.sums[0] if self.sums else ():
+            mean = np.mean([each[name] for each in self.sums], axis=0)
+            for task, rests, value in zip(self.tasks, self._rests(), mean, strict=True):
+                if not rests:
+                    line[f"{task.name}/{name}"] = float(value)
+        for task, scores in self.recent.items():
+            line[f"{task}/return"] = float(np.mean(scores))
+        self.sums = []
+        self.logs["metrics"].write(line)
+        self.board.write(line, int(self.decisions))
+
+    def save(self) -> None:
+        """Write a checkpoint of everything; what it does not need any more is deleted after."""
+        self.settle()
+        self.note("saved")
+        notes = {
+            "turns": self.turns,
+            "updates": self.updates,
+            "evaluations": self.evaluations,
+            "finished": self.finished,
+            "curriculum": self.curriculum.as_json(),
+            "dealt": list(self.dealt),
+            "next_evaluation": self.next_evaluation,
+            "seconds": self.elapsed,
+            "rng": self.rng.bit_generator.state,
+            "logs": {name: log.offset for name, log in self.logs.items()},
+            "shards": [
+                list(journal.save(replay))
+                for journal, replay in zip(self.journals, self.replays, strict=True)
+            ],
+        }
+        # Evaluations make no turns, but what they say is to be saved too.
+        self.checkpoints.save(self.turns + self.evaluations, self.state, notes)
+        kept = [each["shards"] for each in self.checkpoints.all_notes()]
+        for number, journal in enumerate(self.journals):
+            journal.prune(name for shards in kept for name in shards[number])
+
+    def note(self, event: str, **more: Any) -> None:
+        """Write a line of something that happens once."""
+        line = {"event": event, "decisions": self.decisions, "updates": self.updates, **more}
+        self.logs["events"].write({**line, "time": time.time()})
+
+    def close(self) -> None:
+        """Stop environments and close files."""
+        self._opened.close()
+
+    def learn(self, count: int) -> None:
+        """Start `count` updates on what is remembered; they run beside the next decisions."""
+        learn = self.config.learn
+        task, rests = self._deal()
+        sampled = self.mixture.sample(
+            task, learn.rows, learn.unroll, learn.n_step, learn.recent, count, self.rng
+        )
+        sampled.known[:, rests] = False  # so they weigh nothing, and shapes stay
+        slots = jnp.asarray(np.broadcast_to(task, (count, len(task))))
+        batches = batch_of(sampled)
+        self.settle()
+        self.actor = self.state.world
+        self.learning = self.thread.submit(
+            update_many, self.state, batches, slots, learn, self.rule
+        )
+        self.updates += count
+
+    def _deal(self) -> tuple[np.ndarray, np.ndarray]:
+        """The task of every slot of the next batches, and which slots rest."""
+        share = self.config.dps.freed == "share"
+        weights = 1.0 - self._rests() if share else np.ones(len(self.tasks))
+        task = self.mixture.spread(weights, len(self.tasks), self.rng)
+        return task, self._rests()[task]
+
+    def _rests(self) -> np.ndarray:
+        """Which tasks are left alone: the solved ones, unless all are and training goes on."""
+        solved = np.array(self.curriculum.solved)
+        return solved & ~np.all(solved)
+
+    def _collector(self) -> Collector:
+        """Environments for the tasks that are not solved."""
+        self.slots = slots_of(self.tasks, self.curriculum.solved, self.config.dps.freed)
+        return Collector(self.slots, self.state.world, self.config, self.replays, self.turns)
+
+    def _by_task(self) -> dict[str, int]:
+        """Decisions of each task so far."""
+        return {replay.task.name: replay.decisions for replay in self.replays}
+
+    def settle(self) -> None:
+        """Wait for the updates under way, and stop at a loss that is not a number."""
+        if self.learning is None:
+            return
+        self.state, metrics = self.learning.result()
+        self.learning = None
+        metrics = jax.device_get(metrics)
+        sound, count = metrics.pop("sound"), self.config.learn.updates_per_call
+        if np.min(sound) < count or not np.all(np.isfinite(metrics["gradient/norm"])):
+            first = np.min(sound)
+            named = [t.name for t, each in zip(self.tasks, sound, strict=True) if each == first]
+            at = self.updates - count + min(int(first) + 1, count)
+            self.note("not finite", tasks=named, update=at)
+            raise RunError(
+                f"{', '.join(named)}: the loss or its gradient is not finite at update {at:,} "
+                f"({self.decisions:,.0f} decisions); nothing was saved since "
+                f"{self.folder.checkpoints}/{self.checkpoints.latest}, which is sound; "
+                "try a smaller learn.learning_rate in a new run"
+            )
+        self.sums.append(metrics)
+
+    def _restore(self, step: int | None) -> None:
+        if step is None:  # whatever an earlier start wrote, it saved nothing to go on from
+            for log in self.logs.values():
+                log.truncate(0)
+            return
+        notes = self.checkpoints.notes(step)
+        if "shards" not in notes:
+            raise RunError(
+                f"{self.folder.path}: is an exported agent, which has no replay and no optimiser "
+                "to go on with; train in the run it is from"
+            )
+        self.curriculum = curriculum_of(notes["curriculum"])
+        self.slots = slots_of(self.tasks, self.curriculum.solved, self.config.dps.freed)
+        self.dealt = tuple(notes["dealt"])
+        self.next_evaluation = notes["next_evaluation"]
+        shaped = learner_of(self.config, self.rule, self.curriculum.stage)
+        self.state = self.checkpoints.restore(step, shaped)
+        for journal, replay, shards in zip(
+            self.journals, self.replays, notes["shards"], strict=True
+        ):
+            journal.restore(replay, shards)
+        self.rng.bit_generator.state = notes["rng"]
+        for name, offset in notes["logs"].items():
+            self.logs[name].truncate(offset)
+        self.turns, self.updates = notes["turns"], notes["updates"]
+        self.evaluations, self.seconds = notes["evaluations"], notes["seconds"]
+        ended = self.decisions >= self.config.run.decisions or self.all_solved
+        self.finished = notes["finished"] and ended
