@@ -7,6 +7,7 @@ once. What a user got wrong is one sentence on standard error and exit code 2.
 import argparse
 import errno
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code."""
+    _settle_in()
     try:
         options, flags = parse(arguments)
     except ConfigError as error:
@@ -47,6 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say("the disk is full; free some and go on: what was saved before is whole")
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _settle_in() -> None:
+    """Let a user's own modules be found where the command is given, and keep what JAX compiles."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "scalezero" / "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, str]]:

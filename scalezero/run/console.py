@@ -155,7 +155,8 @@ def print_scores(
         path: The run directory.
     """
     console = console or Console()
-    table = Table("task")
+    table = Table()
+    table.add_column("task", min_width=max(len(name) for name in means))  # names are for copying
     for heading in ("floor", "reached return", "ceiling", "normalised score"):
         table.add_column(heading, justify="right")
     for task in (task for task in tasks if task.name in means):

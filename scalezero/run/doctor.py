@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from scalezero.envs import catalog
+from scalezero.envs.spec import SuiteMissing
 from scalezero.run.folder import versions
 
 # One task of each suite, quick to make.
@@ -85,4 +86,6 @@ def _install(extra: str) -> str:
 
 def _cause(error: Exception) -> str:
     """`error` in one line."""
+    if isinstance(error, SuiteMissing):
+        return str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -26,7 +26,11 @@ def show(console: Console | None = None) -> None:
     """Print the known tasks, a table for each source of their scales."""
     console = console or Console()
     for source, group in groupby(known(), key=lambda task: task.source):
-        table = Table("task", "shows", "takes", title=source, title_justify="left")
+        group = list(group)
+        table = Table(title=source, title_justify="left")
+        table.add_column("task", min_width=max(len(task.name) for task in group))  # for copying
+        table.add_column("shows")
+        table.add_column("takes")
         for heading in ("floor", "ceiling", "target"):
             table.add_column(heading, justify="right")
         for task in group:

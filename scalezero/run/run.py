@@ -28,7 +28,7 @@ from scalezero.data.mixture import Batches, Mixture
 from scalezero.run.build import growth_of, keys_of, learner_of, replays_of, tasks_of
 from scalezero.run.checkpoint import Checkpoints, journals_of
 from scalezero.run.collect import Collector, slots_of
-from scalezero.run.evaluate import Evaluation, Evaluator
+from scalezero.run.evaluate import Evaluation, Evaluator, evaluation_of
 from scalezero.run.folder import RunError, RunFolder, write
 from scalezero.run.logs import JsonLines, TensorBoard, plain
 
@@ -65,7 +65,7 @@ class Run:
         self.evaluations = 0  # how many were made
         self.seconds = 0.0  # of training in earlier starts
         self.began = time.monotonic()
-        self.finished = False  # the last evaluation was made
+        self.finished = False  # the last evaluation was made; a longer run has another one
         self.journals = journals_of(folder.replay, self.replays)
         with ExitStack() as opened:  # what was opened is closed again if the rest fails
             keep = lambda thing: opened.enter_context(closing(thing))
@@ -228,6 +228,7 @@ class Run:
             "updates": self.updates,
             "evaluations": self.evaluations,
             "finished": self.finished,
+            "until": self.config.run.decisions,
             "curriculum": self.curriculum.as_json(),
             "dealt": list(self.dealt),
             "next_evaluation": self.next_evaluation,
@@ -339,5 +340,17 @@ class Run:
             self.logs[name].truncate(offset)
         self.turns, self.updates = notes["turns"], notes["updates"]
         self.evaluations, self.seconds = notes["evaluations"], notes["seconds"]
-        ended = self.decisions >= self.config.run.decisions or self.all_solved
-        self.finished = notes["finished"] and ended
+
+
+def result_of(config: Config, folder: RunFolder) -> Evaluation | None:
+    """The last evaluation of a run that has come to its end; None while there is more to do."""
+    checkpoints = Checkpoints(folder.checkpoints, config.run.keep)
+    try:
+        step = checkpoints.latest
+        notes = {} if step is None else checkpoints.notes(step)
+    finally:
+        checkpoints.close()
+    if not notes.get("finished") or config.run.decisions > notes["until"]:
+        return None
+    lines = json.loads(folder.evaluations.read_text())
+    return evaluation_of(tasks_of(config), lines[notes["evaluations"] - 1])

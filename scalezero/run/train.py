@@ -3,12 +3,14 @@
 import time
 from pathlib import Path
 
+from rich.console import Console
+
 from scalezero.config import Config
 from scalezero.envs.pool import EnvironmentDied
 from scalezero.run.console import Progress, print_scores
-from scalezero.run.evaluate import Evaluation, evaluation_of
+from scalezero.run.evaluate import Evaluation
 from scalezero.run.folder import RunError, RunFolder
-from scalezero.run.run import Run
+from scalezero.run.run import Run, result_of
 from scalezero.run.stop import Stop
 
 
@@ -19,15 +21,16 @@ def train(config: Config, folder: RunFolder) -> Evaluation:
         RunError: The run cannot go on; what was saved stays.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint was saved.
     """
-    run = Run(config, folder)
-    try:
-        if run.finished:
-            result = evaluation_of(run.tasks, run.past_evaluations()[-1])
-        else:
+    result = result_of(config, folder)
+    if result is None:
+        say = "making the run; what is new to this machine is compiled, which takes about a minute"
+        Console().print(f"{folder.path}: {say}", highlight=False, markup=False, soft_wrap=True)
+        run = Run(config, folder)
+        try:
             result = _train(run)
-    finally:
-        run.close()
-    print_scores(run.tasks, result.means, path=Path(folder.path))
+        finally:
+            run.close()
+    print_scores(result.tasks, result.means, path=Path(folder.path))
     return result
 
 
