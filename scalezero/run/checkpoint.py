@@ -100,7 +100,7 @@ class Checkpoints:
             saved = found[next(leaves)]
             if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 return jax.random.wrap_key_data(saved)
-            return jax.numpy.asarray(saved)
+            return jax.numpy.array(saved)  # a copy: learning will donate this memory
 
         return jax.tree.map(put, tree)
 
