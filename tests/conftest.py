@@ -1,3 +1,5 @@
+import gc
+
 import jax
 import pytest
 
@@ -17,3 +19,11 @@ def keys():
             yield fresh
 
     return stream()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_what_was_compiled():
+    """Programs stay mapped into memory while they are cached, and Linux allows 65,530 mappings."""
+    yield
+    jax.clear_caches()
+    gc.collect()
