@@ -157,6 +157,8 @@ def unknown(name: str) -> UnknownTask:
     """The error for a name that is no task, with the nearest one that is."""
     near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else "`scalezero tasks` lists them all"
+    if "," in name:
+        hint = "names are separated by spaces, not commas"
     return UnknownTask(f"{name}: no such task; {hint}")
 
 

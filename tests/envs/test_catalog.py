@@ -56,6 +56,11 @@ def test_an_unknown_name_suggests_a_near_one(name, near):
         find(name)
 
 
+def test_names_with_commas_between_them_are_no_task():
+    with pytest.raises(UnknownTask, match="are separated by spaces, not commas"):
+        find("toy/catch,toy/chain")
+
+
 def test_a_name_near_nothing_says_where_to_look():
     with pytest.raises(UnknownTask, match="`scalezero tasks` lists them all"):
         find("zzz")
