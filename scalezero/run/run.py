@@ -57,7 +57,6 @@ class Run:
         self.rule = optimiser(config.learn, round(learnt_from * config.learn.replay_ratio))
         self.curriculum = curriculum(len(self.tasks))
         self.slots = slots_of(self.tasks, self.curriculum.solved, config.dps.freed)
-        self.state: Learner = learner_of(config, self.rule)
         self.turns = 0
         self.updates = 0
         self.dealt = (0.0, 0)  # decisions of a slot, and of all tasks, when slots were last dealt
@@ -315,7 +314,9 @@ class Run:
         self.sums.append(metrics)
 
     def _restore(self, step: int | None) -> None:
+        self.state: Learner
         if step is None:  # whatever an earlier start wrote, it saved nothing to go on from
+            self.state = learner_of(self.config, self.rule)
             for log in self.logs.values():
                 log.truncate(0)
             return

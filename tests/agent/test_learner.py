@@ -111,17 +111,20 @@ def test_many_updates_in_one_call_are_the_updates_one_by_one(state, batch, after
         np.testing.assert_allclose(metrics[name], mean, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def test_the_learning_rate_rises_and_falls_as_asked():
-    settings = small.config(
-        learn={"schedule": "cosine", "warmup": 4, "learning_rate": 0.5, "weight_decay": 0.0}
-    ).learn
-    rule = optimiser(settings, 20)
+def rates(updates: int, **learn) -> list[float]:
+    """The learning rate of each of some updates of a run that lasts 20."""
+    rule = optimiser(small.config(learn=learn | {"weight_decay": 0.0}).learn, 20)
     params = {"weight": jnp.zeros(1)}
     state, steps = rule.init(params), []
     with jax.numpy_dtype_promotion("standard"):
-        for _ in range(26):
+        for _ in range(updates):
             step, state = rule.update({"weight": jnp.ones(1)}, state, params)
             steps.append(-float(step["weight"][0]))
+    return steps
+
+
+def test_the_learning_rate_rises_and_falls_as_asked():
+    steps = rates(26, schedule="cosine", warmup=4, learning_rate=0.5)
     assert steps[0] == 0
     np.testing.assert_allclose(steps[:5], [0, 0.125, 0.25, 0.375, 0.5], atol=1e-5)
     assert np.all(np.diff(steps[4:]) <= 1e-6)
@@ -129,16 +132,7 @@ def test_the_learning_rate_rises_and_falls_as_asked():
 
 
 def test_a_late_schedule_holds_the_rate_and_then_lets_it_fall():
-    settings = small.config(
-        learn={"schedule": "late", "learning_rate": 0.5, "weight_decay": 0.0}
-    ).learn
-    rule = optimiser(settings, 20)
-    params = {"weight": jnp.zeros(1)}
-    state, steps = rule.init(params), []
-    with jax.numpy_dtype_promotion("standard"):
-        for _ in range(22):
-            step, state = rule.update({"weight": jnp.ones(1)}, state, params)
-            steps.append(-float(step["weight"][0]))
+    steps = rates(22, schedule="late", learning_rate=0.5)
     np.testing.assert_allclose(steps[:13], 0.5, atol=1e-5)
     np.testing.assert_allclose(steps[12:20], np.linspace(0.5, 0.5 / 8, 8), atol=1e-5)
     np.testing.assert_allclose(steps[20:], 0, atol=1e-5)
