@@ -2,8 +2,10 @@
 
 Observations and actions cross every boundary in one form each:
 
-* an `Image` is `uint8[height, width, channels]`, a `Vector` is `float32[size]`;
-* an action is `float32[width]`. A `Discrete` action has width 1 and holds the index of the choice;
+* an `Image` is `uint8[height, width, channels]`, a `Vector` is `float32[size]`; a `Text` is a
+  `Page` when an environment shows it, and numbers in the run's book of texts from there on;
+* an action is `float32[width]`. A `Discrete` action has width 1 and holds the index of the choice,
+  a `Listed` one the index in the list that the page shows;
   a `Continuous` action has one entry in [-1, 1] for each dimension, already squashed, and the
   environment's adapter maps it to its own bounds.
 """
@@ -15,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 GOES_ON, TERMINATED, TRUNCATED = 0, 1, 2  # how an episode stands at an observation
+NOTHING = -1  # the number of a text that is not there
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,34 @@ class Vector:
 
 
 @dataclass(frozen=True)
+class Page:
+    """What a text game shows: a text, and the actions that are listed with it."""
+
+    text: str
+    actions: tuple[str, ...]  # at least one
+
+
+@dataclass(frozen=True)
+class Text:
+    """A `Page`, as the numbers of its texts in the run's book, `int32[1 + choices]`.
+
+    The text's number comes first, then those of the listed actions; `NOTHING` fills the rest.
+    """
+
+    choices: int  # the most actions that a page lists
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one observation."""
+        return (1 + self.choices,)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of one observation's entries."""
+        return np.dtype(np.int32)
+
+
+@dataclass(frozen=True)
 class Discrete:
     """A choice among `count` actions.
 
@@ -82,13 +113,25 @@ class Continuous:
         return self.size
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A choice among the actions that a page lists, at most `count`."""
+
+    count: int
+
+    @property
+    def width(self) -> int:
+        """Entries of one action."""
+        return 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """One named task: its spaces, its clock and the scale of its returns."""
 
     name: str  # "suite/task", as users write it
-    observation: Image | Vector
-    action: Discrete | Continuous
+    observation: Image | Vector | Text
+    action: Discrete | Continuous | Listed
     action_repeat: int  # simulator steps (or frames) for each decision
     max_decisions: int  # decisions until the time limit truncates an episode
     floor: float  # the return that normalises to 0: random play, or the lowest possible
@@ -123,7 +166,7 @@ class Step:
     `AutoresetMode.NEXT_STEP`).
     """
 
-    observation: np.ndarray  # [env, *observation.shape]
+    observation: np.ndarray  # [env, *observation.shape]; of a text task, object[env] of Page
     reward: np.ndarray  # f32[env]: what followed the action just taken
     terminated: np.ndarray  # bool[env]: the episode ended by itself; nothing follows
     truncated: np.ndarray  # bool[env]: the episode was cut by a limit; it would have gone on
@@ -137,7 +180,7 @@ class VectorEnv(Protocol):
     envs: int
 
     def reset(self) -> np.ndarray:
-        """Start every environment afresh; the first observations `[env, *shape]`.
+        """Start every environment afresh; the first observations, as in `Step`.
 
         The same ones at every call, as are the trajectories that follow the same actions. Not
         cheap everywhere: about 0.1 s for each environment of EnvPool and of Atari.

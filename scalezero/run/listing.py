@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scalezero.envs import catalog
-from scalezero.envs.spec import Continuous, Discrete, Image, Task, Vector
+from scalezero.envs.spec import Continuous, Discrete, Image, Listed, Task, Text, Vector
 from scalezero.run.console import number
 from scalezero.run.logs import plain
 
@@ -40,13 +40,17 @@ def show(console: Console | None = None) -> None:
     console.print("gym/ takes any other Gymnasium id too.", highlight=False)
 
 
-def words(space: Image | Vector | Discrete | Continuous) -> str:
+def words(space: Image | Vector | Text | Discrete | Continuous | Listed) -> str:
     """A space in a few words."""
     match space:
         case Image():
             return f"{space.height}×{space.width}×{space.channels} pixels"
         case Vector():
             return f"{space.size} numbers"
+        case Text():
+            return "text"
+        case Listed():
+            return f"1 of {space.count} listed"
         case Discrete():
             return f"{space.count} choices"
         case Continuous():
