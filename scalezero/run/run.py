@@ -144,6 +144,7 @@ class Run:
                 "updates": self.updates,
                 "seconds": self.elapsed,
                 "interactions": self.interactions,
+                "interactions_by_task": self._by_task(),
                 "stage": self.curriculum.stage,
                 **result.as_json(),
             }
