@@ -1,6 +1,8 @@
 # Everything runs inside .venv, which uv builds from uv.lock. A working uv on PATH is used if
 # there is one; otherwise a private one goes to .uv/.
 UV = $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
+# Jericho is built from C (about 80 s). Without a compiler its games, and TextWorld's, are missing.
+LESS = $(shell command -v gcc >/dev/null 2>&1 || echo --no-install-package jericho)
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
@@ -14,7 +16,7 @@ setup: .venv/installed  ## install everything into .venv
 .venv/installed: pyproject.toml uv.lock
 	@uv --version >/dev/null 2>&1 || [ -x .uv/bin/uv ] || \
 	  { echo "No working uv found: putting one into .uv/"; python3 -m venv .uv && .uv/bin/pip install --quiet uv; }
-	$(UV) sync --locked --extra dev
+	$(UV) sync --locked --extra dev $(LESS)
 	@touch $@
 
 quickstart: setup  ## train one model on four unlike tasks

@@ -4,6 +4,7 @@ The tables need no suite installed: a task can be looked up and listed where it 
 """
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil, nan
 
@@ -13,9 +14,11 @@ from scalezero.envs.spec import (
     Continuous,
     Discrete,
     Image,
+    Listed,
     SuiteMissing,
     Task,
     TaskError,
+    Text,
     Translation,
     UnknownTask,
     Vector,
@@ -103,6 +106,30 @@ GYM = {
     ),
 }
 
+# Most actions listed, decisions (both LightZero's), floor, ceiling, target.
+JERICHO = {
+    "detective": (12, 100, 64.4, 360.0, 289.7),
+    "omniquest": (25, 100, 4.6, 50.0, 16.8),
+    "acorncourt": (45, 50, 0.0, 30.0, 10.0),
+    "zork1": (55, 500, -1.3, 350.0, 103.0),
+}
+PLAYED = (
+    "floor: random play, 50, 12, 2 and 20 episodes; ceiling: the largest score; target: the best "
+    "published learner (CALM-DRRN, TDQN, DRRN, XTX)"
+)
+
+# Most actions listed, decisions, floor, and the largest score. The worlds: `textworld.py`.
+TEXTWORLD = {
+    "coin-easy": (8, 10, 0.18, 1.0),
+    "coin-medium": (8, 50, 0.09, 1.0),
+    "cooking-1": (60, 30, 0.63, 3.0),
+    "cooking-2": (60, 50, 1.25, 5.0),
+    "cooking-3": (60, 60, 1.33, 8.0),
+}
+GENERATED = (
+    "floor: random play, 300, 100, 200, 100 and 73 episodes; ceiling and target: the largest score"
+)
+
 TOY = {
     "catch": (
         *(Image(64, 64, 3), Discrete(3), 35, -2.5, 5.0, 4.5),
@@ -111,6 +138,10 @@ TOY = {
     "chain": (
         *(Vector(6), Discrete(2), 20, 0.452, 1.0, 0.95),
         "exact: the chance that a random walk of 20 steps gets from the first cell to the sixth",
+    ),
+    "corridor": (
+        *(Text(4), Listed(4), 8, 0.565, 8.0, 7.0),
+        "exact: 8 rooms, each passed by chance with 1/2, 1/3 or 1/4; the sum of (13/36)^1 … ^8",
     ),
     "count": (Vector(4), Discrete(3), 7, nan, nan, nan, "none: for tests of alignment"),
     "target": (
@@ -121,8 +152,12 @@ TOY = {
 
 
 def names() -> tuple[str, ...]:
-    """Every task known by name; `gym/` takes any other Gymnasium id too."""
+    """Every task known by name; `gym/` takes any other Gymnasium id too.
+
+    So do `atari/` its other games, and `jericho/` the story files in the user's folder.
+    """
     tables = {"atari": ATARI, "dmc": DMC, "gym": GYM, "toy": TOY}
+    tables |= {"jericho": JERICHO, "textworld": TEXTWORLD}
     return tuple(f"{suite}/{name}" for suite, table in tables.items() for name in table)
 
 
@@ -146,6 +181,13 @@ def find(name: str, **changes: object) -> Task:
             from scalezero.envs import gym
 
             task = gym.describe(name)
+        case "jericho" if local in JERICHO:
+            task = _text(name, *JERICHO[local], reward_scale=0.1, source=PLAYED)
+        case "jericho" if local:
+            task = _other_story(name, local, changes)
+        case "textworld" if local in TEXTWORLD:
+            *row, ceiling = TEXTWORLD[local]
+            task = _text(name, *row, ceiling, ceiling, source=GENERATED)
         case "toy" if local in TOY:
             task = _plain(name, *TOY[local])
         case _:
@@ -184,6 +226,14 @@ def make(task: Task, envs: int, *, seed: int, training: bool) -> VectorEnv:
                 from scalezero.envs import gym
 
                 return gym.make(task, envs, seed=seed)
+            case "jericho":
+                from scalezero.envs import jericho
+
+                return jericho.make(task, envs)
+            case "textworld":
+                from scalezero.envs import textworld
+
+                return textworld.make(task, envs)
             case "toy":
                 from scalezero.envs import toy
 
@@ -200,7 +250,7 @@ def translation(task: Task) -> Translation:
         from scalezero.envs import gym
 
         return gym.translation(task)
-    discrete = isinstance(task.action, Discrete)
+    discrete = isinstance(task.action, Discrete | Listed)
     return Translation(
         see=lambda state: np.asarray(state, task.observation.dtype),
         act=lambda action: int(action[0]) if discrete else action,
@@ -273,10 +323,39 @@ def _other_atari(name: str, local: str) -> Task:
     return _atari(name, nan, nan, nan, "none: not one of the 26 games")
 
 
+def _text(
+    name: str,
+    choices: int,
+    decisions: int,
+    floor: float,
+    ceiling: float,
+    target: float,
+    *,
+    source: str,
+    reward_scale: float = 1.0,
+) -> Task:
+    scales = (decisions, floor, ceiling, target, source)
+    return replace(_plain(name, Text(choices), Listed(choices), *scales), reward_scale=reward_scale)
+
+
+def _other_story(name: str, local: str, changes: dict[str, object]) -> Task:
+    from scalezero.envs import jericho
+
+    options = changes.get("options")
+    games = options.get("games") if isinstance(options, Mapping) else None
+    if local not in jericho.stories(games):
+        raise UnknownTask(
+            f"{name}: no such task; choose {', '.join(JERICHO)}, or put {local}.z5 "
+            f"into a folder and set {jericho.VARIABLE} to it"
+        )
+    row = (*JERICHO["zork1"][:2], nan, nan, nan)
+    return _text(name, *row, reward_scale=0.1, source="none: not one of the four games")
+
+
 def _plain(
     name: str,
-    observation: Image | Vector,
-    action: Discrete | Continuous,
+    observation: Image | Vector | Text,
+    action: Discrete | Continuous | Listed,
     decisions: int,
     floor: float,
     ceiling: float,

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 from scalezero.envs.catalog import make
-from scalezero.envs.spec import Discrete, Step, Task
+from scalezero.envs.spec import Discrete, Listed, Page, Step, Task, Text
 
 
 def check(
@@ -48,7 +48,7 @@ def _play(task: Task, envs: int, decisions: int, seed: int, training: bool) -> l
         over, age = np.zeros(envs, bool), np.zeros(envs, int)
         for _ in range(decisions):
             before = shown.copy()
-            step = env.step(_actions(task, envs, random))
+            step = env.step(_actions(task, shown, random))
             _require(task, np.array_equal(before, shown), "step() changes observations given out")
             _check_observation(task, envs, step.observation)
             _check_outcome(task, envs, step)
@@ -62,11 +62,15 @@ def _play(task: Task, envs: int, decisions: int, seed: int, training: bool) -> l
 
 
 def _print(*arrays: np.ndarray) -> str:
-    return hashlib.sha1(b"".join(a.tobytes() for a in arrays), usedforsecurity=False).hexdigest()
+    parts = (repr(list(a)).encode() if a.dtype == object else a.tobytes() for a in arrays)
+    return hashlib.sha1(b"".join(parts), usedforsecurity=False).hexdigest()
 
 
-def _actions(task: Task, envs: int, random: np.random.Generator) -> np.ndarray:
-    shape = (envs, task.action.width)
+def _actions(task: Task, shown: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    shape = (len(shown), task.action.width)
+    if isinstance(task.action, Listed):
+        lengths = np.array([[len(page.actions)] for page in shown])
+        return random.integers(lengths).astype(np.float32)
     if isinstance(task.action, Discrete):
         return random.integers(task.action.count, size=shape).astype(np.float32)
     inside = random.uniform(-1, 1, shape)
@@ -74,6 +78,9 @@ def _actions(task: Task, envs: int, random: np.random.Generator) -> np.ndarray:
 
 
 def _check_observation(task: Task, envs: int, shown: np.ndarray) -> None:
+    if isinstance(task.observation, Text):
+        _check_pages(task, envs, task.observation.choices, shown)
+        return
     wanted = (envs, *task.observation.shape)
     _require(
         task,
@@ -81,6 +88,23 @@ def _check_observation(task: Task, envs: int, shown: np.ndarray) -> None:
         f"shows {shown.dtype}{list(shown.shape)}, not {task.observation.dtype}{list(wanted)}",
     )
     _require(task, bool(np.isfinite(shown).all()), "shows an observation that is not finite")
+
+
+def _check_pages(task: Task, envs: int, choices: int, shown: np.ndarray) -> None:
+    wanted = shown.shape == (envs,) and all(isinstance(page, Page) for page in shown)
+    _require(task, wanted, f"shows {shown.dtype}{list(shown.shape)}, not object[{envs}] of Page")
+    for page in shown:
+        texts = isinstance(page.actions, tuple) and all(
+            isinstance(text, str) for text in (page.text, *page.actions)
+        )
+        _require(task, texts, "shows a page whose text or actions are not strings")
+        count = len(page.actions)
+        _require(
+            task,
+            1 <= count <= choices,
+            f"lists {count} actions, but 1 to {choices} can be listed",
+        )
+        _require(task, len(set(page.actions)) == count, "lists an action twice")
 
 
 def _check_outcome(task: Task, envs: int, step: Step) -> None:

@@ -7,6 +7,7 @@ within the episode, and whether the episode is `over`, so that the next step res
 import numpy as np
 
 from scalezero.envs.spec import (
+    Page,
     Step,
     Task,
     TaskError,
@@ -20,6 +21,9 @@ PIXELS = 8  # … of PIXELS × PIXELS
 BALLS = 5  # balls in an episode
 FALL = CELLS - 1  # decisions a ball takes to reach the paddle's row
 PADDLE = 2  # cells the paddle is wide
+ROOMS = 8  # of the corridor
+COLOURS = ("red", "green", "blue", "white", "black", "yellow")
+WAYS = ("east", "north", "south", "west")
 NIGHT, BALL, WOOD, TALLY = (18, 22, 48), (255, 196, 0), (90, 200, 250), (235, 90, 120)
 
 
@@ -32,11 +36,13 @@ def make(task: Task, envs: int, *, seed: int) -> VectorEnv:
             return Catch(task, envs, seed)
         case "toy/chain":
             return Chain(task, envs)
+        case "toy/corridor":
+            return Corridor(task, envs, seed)
         case "toy/count":
             return Count(task, envs)
         case "toy/target":
             return Target(task, envs, seed)
-    raise TaskError(f"{task.name}: no such toy; choose catch, chain, count or target")
+    raise TaskError(f"{task.name}: no such toy; choose catch, chain, corridor, count or target")
 
 
 def _step(
@@ -128,6 +134,61 @@ class Chain:
         truncated = self._time == self._limit
         self._over = terminated | truncated
         return _step(self._shown[self._cell], terminated, terminated, truncated)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class Corridor:
+    """Rooms whose text says where the exit is; 1 for the right way, and the first wrong one ends.
+
+    A page lists two to four ways in alphabetical order, so the index of the right one says
+    nothing: who does not read passes a room with chance 1/2, 1/3 or 1/4.
+    """
+
+    def __init__(self, task: Task, envs: int, seed: int) -> None:
+        """Nothing happens before `reset`."""
+        self.envs = envs
+        self._limit = task.max_decisions
+        self._seed = int(seeds(seed, 1)[0])
+
+    def reset(self) -> np.ndarray:
+        """The first rooms."""
+        self._random = np.random.default_rng(self._seed)
+        self._time = np.zeros(self.envs, int)
+        self._over = np.zeros(self.envs, bool)
+        self._exits, self._pages = self._rooms()
+        return self._pages
+
+    def step(self, action: np.ndarray) -> Step:
+        """Leave by one of the ways listed."""
+        way = action[:, 0].astype(int)
+        right = np.array(
+            [p.actions.index(e) for p, e in zip(self._pages, self._exits, strict=True)]
+        )
+        passed = ~self._over & (way == right)
+        failed = ~self._over & (way != right)
+        self._time = np.where(self._over, 0, self._time + 1)
+        terminated = failed | (passed & (self._time == ROOMS))
+        truncated = passed & (self._time == self._limit)
+        self._exits, pages = self._rooms()
+        pages[terminated & passed] = Page("You are outside, and free.", ("wait",))
+        pages[failed] = Page("You walk into a trap.", ("wait",))
+        self._exits[terminated] = "wait"
+        self._pages = pages
+        self._over = terminated | truncated
+        return _step(pages, passed, terminated, truncated)
+
+    def _rooms(self) -> tuple[np.ndarray, np.ndarray]:
+        """The next room of every environment: its exit as an action, and its page."""
+        exits, pages = np.empty(self.envs, object), np.empty(self.envs, object)
+        for env in range(self.envs):
+            doors = sorted(self._random.choice(WAYS, self._random.integers(2, 5), replace=False))
+            colour, way = self._random.choice(COLOURS), self._random.choice(doors)
+            exits[env] = f"go {way}"
+            text = f"You are in the {colour} room. The exit is {way}."
+            pages[env] = Page(text, tuple(f"go {door}" for door in doors))
+        return exits, pages
 
     def close(self) -> None:
         """Nothing to give back."""

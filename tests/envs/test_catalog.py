@@ -8,6 +8,7 @@ from scalezero.envs.catalog import ATARI, DMC, find, make, names
 from scalezero.envs.scores import summarise
 from scalezero.envs.spec import Discrete, SuiteMissing, UnknownTask
 
+SUITES = ["dm_control", "envpool", "ale_py", "gymnasium", "jericho", "textworld"]
 UNIZERO = {  # UniZero, Table 10: one model for each game, 100k steps
     **{"alien": 600, "amidar": 96, "assault": 608, "asterix": 1216, "bank_heist": 400},
     **{"battle_zone": 11410, "boxing": 7, "breakout": 8, "chopper_command": 2205},
@@ -24,7 +25,7 @@ def test_the_benchmarks_are_complete():
     assert set(UNIZERO) == set(ATARI)
 
 
-@pytest.mark.parametrize("suite", ["dm_control", "envpool", "ale_py", "gymnasium"])
+@pytest.mark.parametrize("suite", SUITES)
 def test_named_tasks_are_known_where_no_suite_is_installed(monkeypatch, suite):
     monkeypatch.setitem(sys.modules, suite, None)
     for name in names():
@@ -49,6 +50,7 @@ def test_a_missing_suite_is_one_sentence_with_its_remedy(monkeypatch):
         ("atari/Pong", "atari/pong"),
         ("cartpole-swingup", "dmc/cartpole-swingup"),
         ("toy/cach", "toy/catch"),
+        ("textworld/coin-esay", "textworld/coin-easy"),
     ],
 )
 def test_an_unknown_name_suggests_a_near_one(name, near):

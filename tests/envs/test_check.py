@@ -7,6 +7,7 @@ from scalezero.envs import check as module
 from scalezero.envs import toy
 from scalezero.envs.catalog import find
 from scalezero.envs.check import check
+from scalezero.envs.spec import Page
 
 TASK = find("toy/target")
 
@@ -72,6 +73,29 @@ def test_a_broken_promise_is_named(monkeypatch, spoil, complaint):
     monkeypatch.setattr(module, "make", broken)
     with pytest.raises(ValueError, match=f"^toy/target: .*{complaint}"):
         check(TASK)
+
+
+@pytest.mark.parametrize(
+    ("page", "complaint"),
+    [
+        ("a text", r"shows object\[2\], not object\[2\] of Page"),
+        (Page("a text", ()), "lists 0 actions, but 1 to 4 can be listed"),
+        (Page("a text", tuple("abcde")), "lists 5 actions, but 1 to 4 can be listed"),
+        (Page("a text", ("a", "a")), "lists an action twice"),
+    ],
+)
+def test_a_broken_page_is_named(monkeypatch, page, complaint):
+    class Scribbled(toy.Corridor):
+        def reset(self):
+            shown = super().reset().copy()
+            shown[1] = page
+            return shown
+
+    corridor = find("toy/corridor")
+    scribble = lambda task, envs, *, seed, training: Scribbled(corridor, envs, seed)
+    monkeypatch.setattr(module, "make", scribble)
+    with pytest.raises(ValueError, match=f"^toy/corridor: {complaint}"):
+        check(corridor)
 
 
 def test_a_seed_that_is_ignored_is_noticed(monkeypatch):
