@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scalezero.data.growing import FileDamaged
 from scalezero.data.replay import Replay
 from scalezero.data.segments import NONE
 
@@ -20,7 +21,7 @@ SHARD, PARTIAL = ".npz", ".partial"
 LEDGER, COLUMN = "ledger.", "column."  # prefixes of the arrays in a shard
 
 
-class JournalError(ValueError):
+class JournalError(FileDamaged):
     """A replay that cannot be restored; the message names the file and what is wrong with it."""
 
 

@@ -15,19 +15,20 @@ class LayerNorm(eqx.Module):
 
     gain: Float[Array, " embed"]
     shift: Float[Array, " embed"]
+    epsilon: float = eqx.field(static=True, default=EPSILON)
 
     def __call__(self, x: Float[Array, " embed"]) -> Float[Array, " embed"]:
         """Normalise `x`; the result has `x`'s dtype."""
         wide = x.astype(jnp.float32)
         centred = wide - jnp.mean(wide)
-        unit = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred)) + EPSILON)
+        unit = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred)) + self.epsilon)
         gain, shift = self.gain.astype(jnp.float32), self.shift.astype(jnp.float32)
         return (unit * gain + shift).astype(x.dtype)
 
 
-def layer_norm(size: int) -> LayerNorm:
+def layer_norm(size: int, epsilon: float = EPSILON) -> LayerNorm:
     """A fresh `LayerNorm`: gain 1, shift 0."""
-    return LayerNorm(jnp.ones(size), jnp.zeros(size))
+    return LayerNorm(jnp.ones(size), jnp.zeros(size), epsilon)
 
 
 class SimNorm(eqx.Module):
