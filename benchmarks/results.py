@@ -27,6 +27,22 @@ def of_run(path: Path) -> dict:
         "evaluations": json.loads(folder.evaluations.read_text())
         if folder.evaluations.exists()
         else [],
+        "training": training_of(folder),
+    }
+
+
+def training_of(folder: RunFolder) -> dict[str, dict[str, float]]:
+    """What each task's episodes of training reached, exploration and all."""
+    scores: dict[str, list[float]] = {}
+    for line in map(json.loads, folder.episodes.read_text().splitlines()):
+        scores.setdefault(line["task"], []).append(line["score"])
+    return {
+        task: {
+            "episodes": len(each),
+            "best": max(each),
+            "mean_of_last_100": sum(each[-100:]) / len(each[-100:]),
+        }
+        for task, each in scores.items()
     }
 
 

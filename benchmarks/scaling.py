@@ -25,9 +25,13 @@ NAMES = {
     "moe": "mixture of experts",
     "moe_dps": "mixture of experts + DPS, solved tasks stop",
     "moe_dps_share": "mixture of experts + DPS, solved tasks share",
+    "moe_stop": "mixture of experts, solved tasks stop, no growth",
     "dense": "dense multi-task",
     SINGLE: "one dense agent a task",
 }
+
+TOTALS = ("until_solved", "total_interactions")
+SPARING = {"moe_dps", "moe_dps_share", "moe_stop"}  # where solved tasks leave
 
 
 def parts(arm: str, seed: int) -> dict[str, Config]:
@@ -129,8 +133,8 @@ def compared(arms: dict[str, dict[int, dict]], budget: int) -> dict:
     the mean over tasks of the best returns so far reaches what the lower of the two arms ends with.
     """
     shares: dict[str, dict] = {}
-    for new in (name for name in arms if "dps" in name):
-        for old in (name for name in arms if "dps" not in name):
+    for new in (name for name in arms if name in SPARING):
+        for old in (name for name in arms if name not in SPARING):
             first, same = [], []
             for seed in sorted(set(arms[new]) & set(arms[old])):
                 a, b = arms[new][seed], arms[old][seed]
@@ -178,6 +182,27 @@ def draw(arms: dict[str, dict], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def table(arms: dict[str, dict]) -> str:
+    """What docs/stages.md shows, in Markdown; a cell has one entry for each seed."""
+    tasks = list(next(iter(arms.values()))["tasks"])
+    join = lambda entries: " / ".join(entries)
+    thousands = lambda count: "–" if count is None else f"{count / 1000:,.1f}".removesuffix(".0")
+    rows = [
+        ["arm", *(f"`{task}`" for task in tasks), "until solved", "in all", "minutes"],
+        ["---"] * (len(tasks) + 4),
+    ]
+    for name, arm in arms.items():
+        cells = [NAMES[name]]
+        for task in tasks:
+            told = arm["tasks"][task]
+            solved = join([thousands(count) for count in told["solved_at"]])
+            cells.append(f"{solved}: {join([f'{each:,.0f}' for each in told['final_return']])}")
+        cells += [join([thousands(n) for n in arm[key]]) for key in TOTALS]
+        cells.append(join([f"{seconds / 60:.0f}" for seconds in arm["seconds"]]))
+        rows.append(cells)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def main() -> None:
     """Read the command line, train what is missing, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -204,6 +229,7 @@ def main() -> None:
     result = {"budget": budget, "shares": compared(arms, budget), "arms": summaries}
     options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     draw(summaries, options.out.with_suffix(".png"))
+    print(table(summaries))
 
 
 if __name__ == "__main__":

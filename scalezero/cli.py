@@ -35,13 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options, flags = parse(arguments)
     except ConfigError as error:
         return _say(error)
-    from scalezero.data.journal import JournalError
+    from scalezero.data.growing import FileDamaged
     from scalezero.envs.spec import SuiteMissing, TaskError
     from scalezero.run.folder import RunError
 
+    if getattr(options, "jericho_games", None):
+        from scalezero.envs.jericho import VARIABLE
+
+        os.environ[VARIABLE] = str(options.jericho_games.expanduser().resolve())
+    known = (ConfigError, TaskError, SuiteMissing, RunError, FileDamaged)
     try:
         return options.verb(options, flags)
-    except (ConfigError, TaskError, SuiteMissing, RunError, JournalError) as error:
+    except known as error:
         return _say(error)
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -94,7 +99,7 @@ def check(options: argparse.Namespace, flags: dict[str, str]) -> int:
     configure.tasks(config)
     from scalezero.run.check import check as call
 
-    call(config).show()
+    call(config, timed=options.time).show()
     return 0
 
 
@@ -119,6 +124,19 @@ def evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
     from scalezero.run.console import print_scores
 
     print_scores(result.tasks, result.means, path=folder.path)
+    return 0
+
+
+def play(options: argparse.Namespace, _: dict[str, str]) -> int:
+    """Print a transcript of a trained run's agent at a game of text."""
+    from rich.console import Console
+
+    from scalezero.run import play as game
+
+    console = Console(soft_wrap=True)
+    episodes, seed = options.episodes or 1, options.seed
+    for moment in game.play(options.path, options.task, episodes=episodes, seed=seed):
+        game.show(moment, options.top, console)
     return 0
 
 
@@ -177,6 +195,9 @@ def _parser() -> Parser:
         says = verb.__doc__
         made = verbs.add_parser(verb.__name__, help=says, description=says, allow_abbrev=False)
         made.set_defaults(verb=verb)
+        if verb in (train, check, evaluate, play, export, tasks, doctor):
+            where = "folder of Jericho's story files (default: $SCALEZERO_JERICHO_GAMES)"
+            made.add_argument("--jericho-games", metavar="DIR", type=Path, help=where)
         return made
 
     for verb in (train, check):
@@ -196,6 +217,9 @@ def _parser() -> Parser:
             default=argparse.SUPPRESS,
             help="solved tasks leave, the model grows in stages (same as --dps.on true)",
         )
+        if verb is check:
+            timed = "also measure an update, at each stage with --dps; compiles for a while"
+            each.add_argument("--time", action="store_true", help=timed)
         _add_settings(each)
     each = add(evaluate)
     each.add_argument("path", metavar="RUN", type=Path, help="run directory")
@@ -207,6 +231,14 @@ def _parser() -> Parser:
         "--seed", metavar="N", type=_natural, default=0, help="of the episodes (default: 0)"
     )
     each.add_argument("--json", action="store_true", help="print JSON")
+    each = add(play)
+    each.add_argument("path", metavar="RUN", type=Path, help="run directory")
+    each.add_argument("--task", metavar="TASK", required=True, help="one of the run's, with text")
+    each.add_argument("--episodes", metavar="N", type=_count, help="to play (default: 1)")
+    each.add_argument("--seed", metavar="N", type=_natural, default=0, help="(default: 0)")
+    each.add_argument(
+        "--top", metavar="N", type=_count, default=5, help="actions to show (default: 5)"
+    )
     each = add(export)
     each.add_argument("path", metavar="RUN", type=Path, help="run directory")
     each.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new directory")

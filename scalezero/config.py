@@ -115,6 +115,30 @@ class ModelSettings(Section):
         return self
 
 
+class TextSettings(Section):
+    """How pages of text and the actions listed on them are read."""
+
+    encoder: Literal["minilm", "minilm-finetuned", "scratch"] = "minilm"
+    """Frozen all-MiniLM-L6-v2, the same as a start that goes on learning, or a small new one."""
+    actions: Literal["listed", "index"] = "listed"
+    """"listed": an action is its words. "index": its place in the list, as in the reference."""
+    tokens: Annotated[int, Field(gt=2, le=512)] = 512
+    """Word pieces read of a page; more are cut, and counted."""
+    action_tokens: PositiveInt = 16
+    """Word pieces that an encoder which learns reads of a listed action."""
+    scratch_width: Annotated[int, Field(gt=0, multiple_of=4)] = 64
+    """Width of a new encoder, which has four heads."""
+    scratch_layers: PositiveInt = 2
+    """Blocks of a new encoder."""
+    capacity: PositiveInt = 8_192
+    """Different texts to reserve room for; beyond that the room doubles, and compiles anew."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether the encoder of sentences is part of what is learnt."""
+        return self.encoder != "minilm"
+
+
 class SearchSettings(Section):
     """How each decision is planned."""
 
@@ -221,6 +245,8 @@ class DataSettings(Section):
     """Most decisions remembered for each task."""
     warmup_decisions: Natural = 256
     """Decisions of each task before the first update; the untrained model plans them."""
+    patience: NonNegative = 0.2
+    """Seconds that a turn waits for slow games of text; 3600 makes a run with text repeatable."""
 
     @model_validator(mode="after")
     def _check(self) -> "DataSettings":
@@ -234,7 +260,7 @@ class RunSettings(Section):
     decisions: PositiveInt = 100_000
     """The run's length: decisions of each task (a decision is `action_repeat` simulator steps).
 
-    With dps: of each slot of environments that does not rest.
+    With dps: of each slot of environments that does not rest. Games of text count only alone.
     """
     evaluate_every: PositiveInt = 10_000
     """Between evaluations; there is always one at the end."""
@@ -265,10 +291,12 @@ class DpsSettings(Section):
     """Inner width of each adapter."""
     alpha: Positive = 4.0
     """An adapter's output is multiplied by alpha / rank."""
+    dropout: Decay = 0.0
+    """Share of its inputs that an adapter does not see in an update."""
     scales: Literal["learnt", "frozen"] = "learnt"
     """"learnt": base and older adapters have a strength in 0.8 … 1.2 that trains; "frozen": 1."""
     encoder: bool = False
-    """Whether the encoder of pictures freezes and grows too; those of vectors always train."""
+    """Whether the encoder of pictures freezes and grows too; the others always train."""
     target: Fraction | None = None
     """Normalised score from which a task is solved; without it, each task's own target return."""
     average: PositiveInt = 1
@@ -297,7 +325,8 @@ class EnvSettings(Section):
     max_decisions: PositiveInt | None = None
     """Decisions until the time limit."""
     options: dict[str, str | int | float] | None = None
-    """For the suite: dmc: engine, threads; atari: sticky, noops, threads."""
+    """dmc: engine, threads; atari: sticky, noops, threads; jericho: games, location, inventory,
+    listing; textworld: world."""
 
 
 class Config(Section):
@@ -309,6 +338,8 @@ class Config(Section):
     """Of everything random."""
     model: ModelSettings = ModelSettings()
     """The world model's size and parts."""
+    text: TextSettings = TextSettings()
+    """How pages of text and the actions listed on them are read."""
     search: SearchSettings = SearchSettings()
     """How each decision is planned."""
     learn: LearnSettings = LearnSettings()

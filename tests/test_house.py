@@ -27,7 +27,7 @@ ARROWS = {
     "report": ("envs.spec", "envs.catalog"),
     "configure": ("config", "envs"),
     "run": ("agent", "nets", "data", "envs", "config", "configure"),
-    "cli": ("run", "data.journal", "envs", "config", "configure"),
+    "cli": ("run", "data.growing", "envs", "config", "configure"),
     "__main__": ("cli",),
     "__init__": ("run", "config", "configure"),
 }

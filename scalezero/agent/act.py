@@ -2,7 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from scalezero.agent.policies import squash_action
 from scalezero.agent.records import History, Observation, Plan
@@ -16,7 +16,7 @@ def empty_history(world: World, slots: int, rows: int, context: int) -> History:
     embed = world.choice_tokens.shape[-1]
     return History(
         latent=jnp.zeros((slots, rows, context, embed)),
-        action=jnp.zeros((slots, rows, context, world.tasks.action_width)),
+        token=jnp.zeros((slots, rows, context, embed)),
         length=jnp.zeros((slots, rows), jnp.int32),
     )
 
@@ -31,7 +31,7 @@ def remember(
     shift = lambda past, new: jnp.concatenate([past[:, :, 1:], new[:, :, None]], axis=2)
     return History(
         latent=shift(history.latent, latent),
-        action=shift(history.action, jnp.zeros_like(history.action[:, :, 0])),
+        token=shift(history.token, jnp.zeros_like(latent)),
         length=jnp.where(first, 1, jnp.minimum(history.length + 1, context)),
     )
 
@@ -42,6 +42,7 @@ def act(
     task: Int[Array, " slot"],
     history: History,
     observation: Observation,
+    library: Shaped[Array, "text content"],
     first: Bool[Array, "slot row"],
     settings: SearchSettings,
     explore: Float[Array, ""],
@@ -57,14 +58,16 @@ def act(
         task: Whose environments each slot holds.
         history: What came before; entries of rows that are `first` are ignored.
         observation: What is seen now.
+        library: What the numbers of texts stand for.
         first: Whether it is the first observation of an episode.
         settings: How to search.
         explore: 1 while collecting, 0 while evaluating; not a constant, so nothing recompiles.
         key: Consumed.
     """
-    bound = world.bind(task, len(observation.vector))
+    bound = world.bind(task, len(observation.vector), library)
+    listing = bound.listing(observation.text)
     history = remember(history, bound.encode(observation), first)
-    planned = plan(bound, history, settings, explore, key=key)
-    taken = history.action.at[:, :, -1].set(planned.action)
+    planned = plan(bound, history, listing, settings, explore, key=key)
+    taken = history.token.at[:, :, -1].set(bound.action_token(planned.action, listing))
     history = History(history.latent, taken, history.length)
     return squash_action(planned.action, bound.table.discrete), planned, history

@@ -6,11 +6,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from scalezero.agent.losses import Metrics, loss
 from scalezero.agent.records import Batch
-from scalezero.agent.stages import graft, learnt, trainable
+from scalezero.agent.stages import graft, learnt, trainable, with_dropout
 from scalezero.agent.world import World
 from scalezero.config import LearnSettings
 
@@ -44,15 +44,17 @@ def update(
     state: Learner,
     batch: Batch,
     task: Int[Array, " slot"],
+    library: Shaped[Array, "text content"],
     settings: LearnSettings,
     rule: optax.GradientTransformation,
 ) -> tuple[Learner, Metrics]:
     """One gradient step on one batch."""
     params, rest = eqx.partition(state.world, trainable(state.world))
+    key = jax.random.fold_in(jax.random.key(0), state.updates)
 
     def objective(params: World) -> tuple[Float[Array, ""], Metrics]:
-        world = eqx.combine(params, rest)
-        return loss(world, state.target, batch, task, settings)
+        world = with_dropout(eqx.combine(params, rest), key=key)
+        return loss(world, state.target, batch, task, library, settings)
 
     gradient, metrics = jax.grad(objective, has_aux=True)(params)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes integer and float
@@ -72,6 +74,7 @@ def update_many(
     state: Learner,
     batches: Batch,
     task: Int[Array, "batch slot"],
+    library: Shaped[Array, "text content"],
     settings: LearnSettings,
     rule: optax.GradientTransformation,
 ) -> tuple[Learner, Metrics]:
@@ -82,22 +85,22 @@ def update_many(
     the rest is given to the new state.
     """
     rest = eqx.tree_at(lambda s: s.world, state, None)
-    return _update_many((state.world, batches, task), rest, settings, rule)
+    return _update_many((state.world, batches, task, library), rest, settings, rule)
 
 
 @eqx.filter_jit(donate="all-except-first")
 def _update_many(
-    kept: tuple[World, Batch, Int[Array, "batch slot"]],
+    kept: tuple[World, Batch, Int[Array, "batch slot"], Shaped[Array, "text content"]],
     rest: Learner,
     settings: LearnSettings,
     rule: optax.GradientTransformation,
 ) -> tuple[Learner, Metrics]:
-    world, batches, task = kept
+    world, batches, task, library = kept
     state = eqx.tree_at(lambda s: s.world, rest, world, is_leaf=lambda x: x is None)
     arrays, static = eqx.partition(state, eqx.is_array)
 
     def body(arrays, each):
-        state, metrics = update(eqx.combine(arrays, static), *each, settings, rule)
+        state, metrics = update(eqx.combine(arrays, static), *each, library, settings, rule)
         return eqx.filter(state, eqx.is_array), metrics
 
     arrays, metrics = jax.lax.scan(body, arrays, (batches, task))

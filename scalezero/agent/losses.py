@@ -8,7 +8,7 @@ Sources: UniZero, Eq. 3 and Appendix B (arXiv:2406.10667); ScaleZero, Section 4 
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from scalezero.agent.records import Batch
 from scalezero.agent.support import cross_entropy, squash, two_hot
@@ -26,6 +26,7 @@ def loss(
     target: World,
     batch: Batch,
     task: Int[Array, " slot"],
+    library: Shaped[Array, "text content"],
     settings: LearnSettings,
 ) -> tuple[Float[Array, ""], Metrics]:
     """The weighted loss, averaged over the tasks in the batch, and its parts for each task.
@@ -35,18 +36,21 @@ def loss(
         target: Its slow average; no gradient reaches it.
         batch: Windows of experience.
         task: Whose windows each slot holds.
+        library: What the numbers of texts stand for.
         settings: Weights and horizons.
     """
     time, tasks = batch.policy.shape[2], world.tasks.tasks
     target = jax.lax.stop_gradient(target)
-    bound = world.bind(task, len(batch.observation.vector))
+    bound = world.bind(task, len(batch.observation.vector), library)
     table = bound.table
 
     window = jax.tree.map(lambda x: x[:, :, :time], batch.observation)
-    seen = bound.unroll(bound.encode(window), batch.action[:, :, :time])
-    policy = bound.policy(seen.at_latent)
+    listing = bound.listing(window.text)
+    token = bound.action_token(batch.action[:, :, :time], listing)
+    seen = bound.unroll(bound.encode(window), token)
+    policy = bound.policy(seen.at_latent, listing)
 
-    latent, value = _look_ahead(target, batch, task)
+    latent, value = _look_ahead(target, batch, task, library)
     goal = jax.lax.stop_gradient(targets(batch, latent, value, table.discount, table.reward_scale))
 
     coded = lambda x: two_hot(squash(x), world.support)
@@ -109,13 +113,17 @@ def per_task(
 
 
 def _look_ahead(
-    target: World, batch: Batch, task: Int[Array, " slot"]
+    target: World,
+    batch: Batch,
+    task: Int[Array, " slot"],
+    library: Shaped[Array, "text content"],
 ) -> tuple[Float[Array, "slot row moment embed"], Float[Array, "slot row moment"]]:
     """The target network's latent and value of every row, each with its past in sight."""
-    bound = target.bind(task, len(batch.observation.vector))
+    bound = target.bind(task, len(batch.observation.vector), library)
     latent = bound.encode(batch.observation)
     action = jnp.pad(batch.action, ((0, 0), (0, 0), (0, 1), (0, 0)))
-    return latent, bound.value(bound.unroll(latent, action).at_latent)
+    token = bound.action_token(action, bound.listing(batch.observation.text))
+    return latent, bound.value(bound.unroll(latent, token).at_latent)
 
 
 def _latent_loss(

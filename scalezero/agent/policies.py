@@ -1,9 +1,10 @@
 """Every action space as a set of candidates: propose some, and say how likely they are.
 
-A discrete task's candidates are all its actions. A continuous task's are samples of its policy, a
-Gaussian squashed by tanh; a candidate is kept *before* the squashing, so that its likelihood never
-needs an inverse. What stands in the padding (actions beyond a task's own, entries beyond its
-dimensions) changes neither values nor gradients.
+A discrete task's candidates are all its actions, a text task's those that its page lists. A
+continuous task's are samples of its policy, a Gaussian squashed by tanh; a candidate is kept
+*before* the squashing, so that its likelihood never needs an inverse. What stands in the padding
+(actions beyond a task's own or beyond a list, entries beyond its dimensions) changes neither values
+nor gradients.
 
 Source: Sampled MuZero (arXiv:2104.06303): candidates drawn from the policy itself have a uniform
 prior in the search.
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from scalezero.agent.records import Listing
 from scalezero.agent.support import behind
 from scalezero.agent.tasks import SlotTable
 
@@ -27,13 +29,14 @@ class PolicyShape(eqx.Module):
     dimensions: int = eqx.field(static=True)
     candidates: int = eqx.field(static=True)
     sampled: int = eqx.field(static=True)
+    key: int = eqx.field(static=True)  # width of what is compared with listed actions; 0: none are
     sigma_min: float = eqx.field(static=True)
     sigma_max: float = eqx.field(static=True)
 
     @property
     def outputs(self) -> int:
-        """Entries a policy head gives: logits, or means and deviations, whichever needs more."""
-        return max(self.choices, 2 * self.dimensions)
+        """Entries a policy head gives: logits, means and deviations, or a query for a list."""
+        return max(self.choices, 2 * self.dimensions, self.key)
 
 
 class Policy(eqx.Module):
@@ -100,25 +103,45 @@ class Policy(eqx.Module):
 
 
 def policy(
-    output: Float[Array, "slot row *axes out"], table: SlotTable, shape: PolicyShape
+    output: Float[Array, "slot row *axes out"],
+    table: SlotTable,
+    shape: PolicyShape,
+    listing: Listing,
 ) -> Policy:
-    """The policy that a head's `output` stands for."""
+    """The policy that a head's `output` stands for, where the last slots choose from `listing`."""
     *axes, _ = output.shape
     by_slot = lambda column: column.reshape(-1, *[1] * (output.ndim - 1))
     exists = behind(jnp.arange(shape.choices), output.ndim) < by_slot(table.choices)
     used = behind(jnp.arange(shape.dimensions), output.ndim) < by_slot(table.dimensions)
-    logits = output[..., : shape.choices]
+    logits = jnp.where(exists, output[..., : shape.choices], IMPOSSIBLE)
+    told = len(output) - len(listing.exists)
+    logits = jnp.concatenate([logits[:told], _scores(output[told:], listing, shape)])
     mean = output[..., : shape.dimensions]
     spread = output[..., shape.dimensions : 2 * shape.dimensions]
     sigma = shape.sigma_min + (shape.sigma_max - shape.sigma_min) * jax.nn.sigmoid(spread)
     return Policy(
-        logits=jnp.where(exists, logits, IMPOSSIBLE),
+        logits=logits,
         mean=jnp.where(used, 2 * jnp.tanh(mean / 2), 0.0),
         sigma=jnp.where(used, sigma, 1.0),
         discrete=jnp.broadcast_to(by_slot(table.discrete)[..., 0], tuple(axes)),
         used=jnp.broadcast_to(used, mean.shape),
         shape=shape,
     )
+
+
+def _scores(
+    output: Float[Array, "text_slot row *axes out"], listing: Listing, shape: PolicyShape
+) -> Float[Array, "text_slot row *axes choice"]:
+    """The logits of listed actions: how well each fits the query, or by its place in the list."""
+    listed = listing.exists.shape[-1]
+    if listing.key is None:
+        logits = output[..., :listed]
+    else:
+        query = output[..., None, : shape.key] * shape.key**-0.5
+        logits = jnp.sum(query * listing.key, axis=-1)
+    logits = jnp.where(listing.exists, logits, IMPOSSIBLE)
+    lead = [(0, 0)] * (logits.ndim - 1)
+    return jnp.pad(logits, [*lead, (0, shape.choices - listed)], constant_values=IMPOSSIBLE)
 
 
 def squash_action(

@@ -4,7 +4,7 @@ Time: `action[t]` was taken at `observation[t]`, and `reward[t]` is what followe
 n decisions has n + 1 rows: the last holds the *final* observation, at which nothing is decided,
 and its `ending` says how the episode ended.
 
-Order: slots whose task shows vectors come first, slots with pictures last.
+Order: slots whose task shows vectors come first, then those with pictures, those with text last.
 """
 
 import equinox as eqx
@@ -17,6 +17,15 @@ class Observation(eqx.Module):
 
     vector: Float[Array, "... size"]
     image: UInt8[Array, "... height width channel"]
+    text: Int[Array, "... number"]  # in the run's library: of a page's text, then of its actions
+
+
+class Listing(eqx.Module):
+    """The actions that pages list, as the model reads them; only slots with text have any."""
+
+    exists: Bool[Array, "text_slot row *axes choice"]
+    token: Float[Array, "text_slot row *axes choice embed"] | None  # None: told by place alone
+    key: Float[Array, "text_slot row *axes choice key"] | None  # what a policy's query meets
 
 
 class Batch(eqx.Module):
@@ -41,7 +50,7 @@ class History(eqx.Module):
     """What each environment's agent looks back on; the newest entry is the last."""
 
     latent: Float[Array, "slot row context embed"]
-    action: Float[Array, "slot row context action"]  # the newest entry: not yet taken
+    token: Float[Array, "slot row context embed"]  # of the action taken there; the newest: none yet
     length: Int[Array, "slot row"]  # entries of the current episode
 
 
@@ -66,8 +75,6 @@ class Targets(eqx.Module):
     valued: Bool[Array, "slot row time"]  # there is something to bootstrap from, or termination
 
 
-def concatenate_slots(
-    vector: Float[Array, "vector_slot *axes"], image: Float[Array, "image_slot *axes"]
-) -> Float[Array, "slot *axes"]:
-    """Both kinds of slots in their one order."""
-    return jnp.concatenate([vector, image], axis=0)
+def concatenate_slots(*parts: Float[Array, "_ *axes"]) -> Float[Array, "slot *axes"]:
+    """All kinds of slots in their one order."""
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=0)

@@ -19,7 +19,7 @@ import mctx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from scalezero.agent.policies import IMPOSSIBLE
-from scalezero.agent.records import History, Plan
+from scalezero.agent.records import History, Listing, Plan
 from scalezero.agent.world import SlotWorld
 from scalezero.config import SearchSettings
 from scalezero.nets.transformer import Cache
@@ -35,6 +35,7 @@ class Node(eqx.Module):
 def plan(
     world: SlotWorld,
     history: History,
+    listing: Listing,
     settings: SearchSettings,
     explore: Float[Array, ""],
     *,
@@ -45,6 +46,7 @@ def plan(
     Args:
         world: Bound to the slots of `history`.
         history: With the newest latent in, and no action for it yet.
+        listing: What the newest pages list; it stays available at every node.
         settings: Which search, and how long.
         explore: 1 while collecting; 0 for the best known action without any noise.
         key: Consumed.
@@ -56,7 +58,7 @@ def plan(
     discount = jnp.repeat(world.table.discount, rows)
 
     feature, cache = world.root(history)
-    actions, prior = world.policy(feature).propose(explore, key=root_key)
+    actions, prior = world.policy(feature, listing).propose(explore, key=root_key)
     if settings.kind == "puct":
         weight = settings.noise_fraction * explore
         prior = with_noise(prior, weight, settings.noise_alpha, key=noise_key)
@@ -66,12 +68,13 @@ def plan(
         embedding=Node(cache, flat(actions)),
     )
 
-    def recurrent(world: SlotWorld, key: PRNGKeyArray, choice: Array, node: Node):
+    def recurrent(model: tuple[SlotWorld, Listing], key: PRNGKeyArray, choice: Array, node: Node):
+        world, listing = model
         action = _take(node.actions, choice)
-        feature, cache = world.step(world.action_token(deep(action)), node.cache)
+        feature, cache = world.step(world.action_token(deep(action), listing), node.cache)
         reward, latent = world.reward(feature), world.next_latent(feature)
         feature, cache = world.step(latent, cache)
-        actions, prior = world.policy(feature).propose(explore, key=key)
+        actions, prior = world.policy(feature, listing).propose(explore, key=key)
         step = mctx.RecurrentFnOutput(
             reward=flat(reward),
             discount=discount,
@@ -82,7 +85,8 @@ def plan(
 
     invalid = (root.prior_logits <= IMPOSSIBLE / 2).astype(jnp.int32)
     with jax.numpy_dtype_promotion("standard"):  # mctx mixes integer and float
-        output = _search(world, search_key, root, recurrent, invalid, settings, explore)
+        model = world, listing
+        output = _search(model, search_key, root, recurrent, invalid, settings, explore)
     choice = output.action
     if settings.kind == "puct":  # mctx draws; without exploration the most visited is taken
         most = jnp.argmax(output.action_weights, axis=-1).astype(choice.dtype)
@@ -102,12 +106,12 @@ def _take(
     return jnp.take_along_axis(actions, choice[:, None, None], axis=1)[:, 0]
 
 
-def _search(world, key, root, recurrent, invalid, settings: SearchSettings, explore):
+def _search(model, key, root, recurrent, invalid, settings: SearchSettings, explore):
     """mctx's policy of the kind that `settings` ask for."""
     match settings.kind:
         case "gumbel":
             return mctx.gumbel_muzero_policy(
-                world,
+                model,
                 key,
                 root,
                 recurrent,
@@ -124,7 +128,7 @@ def _search(world, key, root, recurrent, invalid, settings: SearchSettings, expl
             )
         case "puct":
             return mctx.muzero_policy(
-                world,
+                model,
                 key,
                 root,
                 recurrent,

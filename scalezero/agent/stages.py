@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from scalezero.agent.world import World
 from scalezero.nets.experts import Experts
-from scalezero.nets.linear import Linear, merged, with_adapter
+from scalezero.nets.linear import Linear, dropped, merged, with_adapter
 from scalezero.nets.norms import RunningNorm
 
 
@@ -23,7 +23,14 @@ def stage(world: World) -> int:
 
 
 def grow(
-    world: World, rank: int, scale: float, *, strengths: bool, encoder: bool, key: PRNGKeyArray
+    world: World,
+    rank: int,
+    scale: float,
+    *,
+    strengths: bool,
+    encoder: bool,
+    dropout: float = 0.0,
+    key: PRNGKeyArray,
 ) -> World:
     """`world` one stage later: attention and routed experts get one more adapter each.
 
@@ -35,15 +42,27 @@ def grow(
         scale: The factor of each correction (LoRA's alpha / rank).
         strengths: Whether those of base and older adapters can be learnt.
         encoder: Whether the encoder of pictures grows too.
+        dropout: The share of its inputs that the new adapter does not see while it learns.
         key: Consumed.
     """
     old = _adapted(world, encoder)
     keys = jax.random.split(key, len(old))
     new = [
-        with_adapter(layer, rank, scale, learnt=strengths, key=each)
+        with_adapter(layer, rank, scale, learnt=strengths, key=each, dropout=dropout)
         for layer, each in zip(old, keys, strict=True)
     ]
     return eqx.tree_at(lambda tree: _adapted(tree, encoder), world, new)
+
+
+def with_dropout(world: World, *, key: PRNGKeyArray) -> World:
+    """`world` as one update sees it: each adapter without some of its inputs.
+
+    Source: LoRA's dropout (arXiv:2106.09685). Differs: one mask for all tokens of an update.
+    """
+    keys = iter(jax.random.split(key, max(1, len(_linears(world)))))
+    hides = lambda node: isinstance(node, Linear) and any(a.dropout for a in node.adapters)
+    drop = lambda node: dropped(node, key=next(keys)) if hides(node) else node
+    return jax.tree.map(drop, world, is_leaf=hides)
 
 
 def learnt(world: World) -> PyTree[bool]:

@@ -12,18 +12,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from scalezero.config import ConfigError
-from scalezero.envs.spec import Continuous, Discrete, Image, Task, Vector
+from scalezero.envs.spec import Continuous, Discrete, Image, Listed, Task, Text, Vector
 
 
 @dataclass(frozen=True)
 class TaskTable:
-    """The run's tasks in slot order: those with vectors first, then those with pictures."""
+    """The run's tasks in slot order: with vectors first, then with pictures, then with text."""
 
     names: tuple[str, ...]
     vector_tasks: int  # the first so many show vectors
+    text_tasks: int  # the last so many show text
     vector_size: int  # of the widest
     image_shape: tuple[int, ...]  # height, width, channels; zeros where there are no pictures
-    choices: tuple[int, ...]  # actions of each task; 0 for a continuous one
+    choices: tuple[int, ...]  # the most actions of each task; 0 for a continuous one
     dimensions: tuple[int, ...]  # entries of each continuous task's action; 0 for a discrete one
     vocabulary: tuple[int, ...]  # which table embeds each discrete task's actions
     reward_scale: tuple[float, ...]  # the learner's reward for a reward of 1
@@ -33,6 +34,11 @@ class TaskTable:
     def tasks(self) -> int:
         """How many there are."""
         return len(self.names)
+
+    @property
+    def most_listed(self) -> int:
+        """The most actions that a page lists."""
+        return max(self.choices[self.tasks - self.text_tasks :], default=0)
 
     @property
     def action_width(self) -> int:
@@ -76,20 +82,21 @@ class SlotTable(eqx.Module):
 
     @property
     def discrete(self) -> Bool[Array, " slot"]:
-        """Whether each slot's task chooses among numbered actions."""
+        """Whether each slot's task chooses among numbered actions, its own or those of a list."""
         return self.choices > 0
 
 
 def in_slot_order(tasks: Sequence[Task]) -> tuple[Task, ...]:
-    """`tasks`, those with vectors first; otherwise in the order given."""
-    return tuple(sorted(tasks, key=lambda task: isinstance(task.observation, Image)))
+    """`tasks`, those with vectors first, with text last; otherwise in the order given."""
+    return tuple(sorted(tasks, key=lambda task: task.kind))
 
 
 def task_table(tasks: Sequence[Task], discount: float) -> TaskTable:
     """The table of `tasks`, which are in slot order.
 
     Raises:
-        ConfigError: Two tasks show pictures of different shapes.
+        ConfigError: Two tasks show pictures of different shapes, or a task lists actions without
+            showing text.
     """
     vectors = [t.observation.size for t in tasks if isinstance(t.observation, Vector)]
     shapes = {t.observation.shape for t in tasks if isinstance(t.observation, Image)}
@@ -98,20 +105,29 @@ def task_table(tasks: Sequence[Task], discount: float) -> TaskTable:
             f"tasks: pictures have the shapes {sorted(shapes)}, but one run needs one shape; "
             "resize them in the environments"
         )
+    for task in tasks:
+        if isinstance(task.observation, Text) != isinstance(task.action, Listed):
+            raise ConfigError(
+                f"{task.name}: shows {task.observation} and takes {task.action}, but a page of "
+                "text and actions listed on it come together"
+            )
     books: dict[str, int] = {}
     vocabulary = []
     for task in tasks:
         match task.action:
             case Discrete(vocabulary=shared):
                 vocabulary.append(books.setdefault(shared or task.name, len(books)))
+            case Listed():
+                vocabulary.append(books.setdefault(task.name, len(books)))
             case Continuous():
                 vocabulary.append(0)
     return TaskTable(
         names=tuple(t.name for t in tasks),
         vector_tasks=len(vectors),
+        text_tasks=sum(isinstance(t.observation, Text) for t in tasks),
         vector_size=max(vectors, default=0),
         image_shape=next(iter(shapes), (0, 0, 0)),
-        choices=tuple(t.action.count if isinstance(t.action, Discrete) else 0 for t in tasks),
+        choices=tuple(0 if isinstance(t.action, Continuous) else t.action.count for t in tasks),
         dimensions=tuple(t.action.size if isinstance(t.action, Continuous) else 0 for t in tasks),
         vocabulary=tuple(vocabulary),
         reward_scale=tuple(t.reward_scale for t in tasks),

@@ -11,23 +11,25 @@ after that sees slots and rows, no task numbers.
 Sources: UniZero, Section 3 (arXiv:2406.10667); ScaleZero, Section 4.1 (arXiv:2509.07945).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from scalezero.agent.heads import PerSlot, PerTask, per_task
 from scalezero.agent.policies import Policy, PolicyShape, policy, squash_action
-from scalezero.agent.records import Batch, History, Observation, concatenate_slots
+from scalezero.agent.records import Batch, History, Listing, Observation, concatenate_slots
 from scalezero.agent.support import scalar
 from scalezero.agent.tasks import SlotTable, TaskTable
-from scalezero.config import Config, ConfigError, ModelSettings
+from scalezero.config import Config, ConfigError, ModelSettings, TextSettings
 from scalezero.nets.experts import Routing
 from scalezero.nets.image import ResNet, Vit, resnet, vit
 from scalezero.nets.linear import Linear, Mlp, linear, mlp
 from scalezero.nets.norms import LayerNorm, RunningNorm, SimNorm, layer_norm
+from scalezero.nets.text import MINILM, Bert, TextEncoder, bert, text_encoder
 from scalezero.nets.transformer import Cache, Transformer, transformer
 from scalezero.nets.vector import VectorEncoder, vector_encoder
 
@@ -39,9 +41,13 @@ class World(eqx.Module):
 
     vector: PerTask[VectorEncoder] | None
     image: Vit | ResNet | None
+    reader: Bert | None  # None: the library already holds embeddings, not tokens
+    text: TextEncoder | None
     latent_norm: LayerNorm | SimNorm
     choice_tokens: Float[Array, "vocabulary choice embed"]
     dimension_tokens: PerTask[Linear]
+    listed_tokens: Linear | None  # None: listed actions are told by their places
+    listed_keys: Linear | None
     backbone: Transformer
     policy: PerTask[Mlp]
     value: PerTask[Mlp]
@@ -49,17 +55,24 @@ class World(eqx.Module):
     dynamics: PerTask[Mlp]
     predicted_norm: LayerNorm | SimNorm
     tasks: TaskTable = eqx.field(static=True)
+    action_words: int = eqx.field(static=True)  # tokens that `reader` reads of a listed action
     shape: PolicyShape = eqx.field(static=True)
     support_limit: float = eqx.field(static=True)
     bins: int = eqx.field(static=True)
     precision: str = eqx.field(static=True)
 
-    def bind(self, task: Int[Array, " slot"], vector_slots: int) -> "SlotWorld":
+    def bind(
+        self,
+        task: Int[Array, " slot"],
+        vector_slots: int,
+        library: Shaped[Array, "text content"],
+    ) -> "SlotWorld":
         """The world as the slots of one batch see it.
 
         Args:
             task: The task of each slot, by its number in `tasks`.
             vector_slots: How many slots show vectors; these come first.
+            library: What the numbers of texts stand for: embeddings, or tokens for `reader`.
         """
         table = self.tasks.look_up(task)
         return SlotWorld(
@@ -70,6 +83,7 @@ class World(eqx.Module):
             value_head=self.value.bind(task),
             reward_head=self.reward.bind(task),
             dynamics_head=self.dynamics.bind(task),
+            library=library,
             shared=self,
             table=table,
         )
@@ -114,6 +128,7 @@ class SlotWorld(eqx.Module):
     value_head: PerSlot[Mlp]
     reward_head: PerSlot[Mlp]
     dynamics_head: PerSlot[Mlp]
+    library: Shaped[Array, "text content"]
     shared: World
     table: SlotTable
 
@@ -127,13 +142,23 @@ class SlotWorld(eqx.Module):
             flat = picture.reshape(-1, *picture.shape[-3:])
             latent = jax.vmap(self.shared.image)(flat)
             parts.append(latent.reshape(*picture.shape[:-3], -1))
-        joint = parts[0] if len(parts) == 1 else concatenate_slots(*parts)
-        return _each(self.shared.latent_norm, joint)
+        if self.shared.text is not None and len(observation.text):
+            sentence = self._sentence(observation.text[..., 0])
+            parts.append(_each(self.shared.text, sentence))
+        return _each(self.shared.latent_norm, concatenate_slots(*parts))
+
+    def listing(self, text: Int[Array, "text_slot row *axes number"]) -> Listing:
+        """The actions that pages list, given the numbers of their texts."""
+        number, tokens, keys = text[..., 1:], self.shared.listed_tokens, self.shared.listed_keys
+        if tokens is None or keys is None or not len(text):
+            return Listing(number >= 0, None, None)
+        sentence = self._sentence(number, self.shared.action_words)
+        return Listing(number >= 0, _each(tokens, sentence), _each(keys, sentence))
 
     def action_token(
-        self, action: Float[Array, "slot row *axes action"]
+        self, action: Float[Array, "slot row *axes action"], listing: Listing
     ) -> Float[Array, "slot row *axes embed"]:
-        """The token of every action."""
+        """The token of every action; slots with text chose from `listing`."""
         discrete = self.table.discrete
         index = jnp.where(discrete.reshape(-1, *[1] * (action.ndim - 2)), action[..., 0], 0.0)
         look_up = lambda tokens, i: tokens.at[i.astype(jnp.int32)].get(mode="clip")
@@ -142,16 +167,22 @@ class SlotWorld(eqx.Module):
         place = jnp.arange(action.shape[-1]).reshape(*[1] * (action.ndim - 1), -1)
         squashed = jnp.where(place < dimensions, squash_action(action, discrete), 0.0)
         continuous = self.dimension_tokens(squashed)
-        return jnp.where(discrete.reshape(-1, *[1] * (action.ndim - 1)), numbered, continuous)
+        token = jnp.where(discrete.reshape(-1, *[1] * (action.ndim - 1)), numbered, continuous)
+        if listing.token is None:
+            return token
+        told = len(action) - len(listing.token)
+        place = action[told:, ..., :1].astype(jnp.int32)
+        named = jnp.take_along_axis(listing.token, place[..., None], axis=-2, mode="clip")
+        return concatenate_slots(token[:told], named[..., 0, :])
 
     def unroll(
         self,
         latent: Float[Array, "slot row time embed"],
-        action: Float[Array, "slot row time action"],
+        token: Float[Array, "slot row time embed"],
     ) -> "Unrolled":
-        """The features of whole windows: latents of observations, and the actions taken there."""
+        """The features of whole windows: latents, and the tokens of the actions taken there."""
         slots, rows, time, embed = latent.shape
-        pairs = jnp.stack([latent, self.action_token(action)], axis=3)
+        pairs = jnp.stack([latent, token], axis=3)
         tokens = pairs.reshape(slots * rows, 2 * time, embed)
         backbone, dtype = self._backbone()
         features, routing = backbone.window(tokens.astype(dtype))
@@ -165,7 +196,7 @@ class SlotWorld(eqx.Module):
     def root(self, history: History) -> tuple[Float[Array, "slot row embed"], Cache]:
         """The feature of each row's newest observation, with its context before it."""
         slots, rows, context, embed = history.latent.shape
-        pairs = jnp.stack([history.latent, self.action_token(history.action)], axis=3)
+        pairs = jnp.stack([history.latent, history.token], axis=3)
         tokens = pairs.reshape(slots * rows, 2 * context, embed)[:, :-1]
         start = 2 * (context - history.length.reshape(-1))
         backbone, dtype = self._backbone()
@@ -181,9 +212,9 @@ class SlotWorld(eqx.Module):
         feature, cache = backbone.step(flat, cache)
         return feature.astype(jnp.float32).reshape(token.shape), cache
 
-    def policy(self, feature: Float[Array, "slot row *axes embed"]) -> Policy:
-        """The policy read at an observation's feature."""
-        return policy(self.policy_head(feature), self.table, self.shared.shape)
+    def policy(self, feature: Float[Array, "slot row *axes embed"], listing: Listing) -> Policy:
+        """The policy read at an observation's feature; slots with text choose from `listing`."""
+        return policy(self.policy_head(feature), self.table, self.shared.shape, listing)
 
     def value(
         self, feature: Float[Array, "slot row *axes embed"]
@@ -203,6 +234,14 @@ class SlotWorld(eqx.Module):
         """The next observation's latent as predicted at an action's feature, normalised."""
         return _each(self.shared.predicted_norm, self.dynamics_head(feature))
 
+    def _sentence(
+        self, number: Int[Array, "*axes"], words: int | None = None
+    ) -> Float[Array, "*axes hidden"]:
+        """The embedding of each text; of no text, anything. At most `words` tokens are read."""
+        content = self.library[jnp.maximum(number, 0)]
+        reader = self.shared.reader
+        return content if reader is None else _each(reader, content[..., :words])
+
     def _backbone(self) -> tuple[Transformer, jnp.dtype]:
         dtype = jnp.dtype(self.shared.precision)
 
@@ -220,13 +259,17 @@ def world(config: Config, tasks: TaskTable, *, key: PRNGKeyArray) -> World:
 
     Values and rewards start at zero, policies nearly uniform.
     """
-    size: ModelSettings = config.model
-    keys = iter(jax.random.split(key, 16))
+    size, reading = config.model, config.text
+    *parts, words = jax.random.split(key, 17)
+    keys = iter(parts)
+    told = tasks.text_tasks > 0
+    named = told and reading.actions == "listed"
     shape = PolicyShape(
         choices=max(1, tasks.most_choices),
         dimensions=tasks.action_width,
         candidates=max(1, tasks.candidates(config.search.candidates)),
         sampled=config.search.candidates,
+        key=size.head_width if named else 0,
         sigma_min=config.learn.sigma_min,
         sigma_max=config.learn.sigma_max,
     )
@@ -238,17 +281,22 @@ def world(config: Config, tasks: TaskTable, *, key: PRNGKeyArray) -> World:
     )
     encoder = lambda k: vector_encoder(tasks.vector_size, size.vector_width, size.embed, key=k)
     token = lambda k: linear(tasks.action_width, size.embed, bias=False, key=k)
-    pictures = tasks.tasks > tasks.vector_tasks
+    pictures = tasks.tasks > tasks.vector_tasks + tasks.text_tasks
+    text = _text(size, reading, key=words) if told else {}
     return World(
         vector=per_task(encoder, tasks.vector_tasks, key=next(keys))
         if tasks.vector_tasks
         else None,
         image=_image_encoder(size, tasks, key=next(keys)) if pictures else None,
+        reader=text.get("reader"),
+        text=text.get("text"),
         latent_norm=norm(),
         choice_tokens=jax.random.normal(
             next(keys), (tasks.vocabularies, shape.choices, size.embed)
         ),
         dimension_tokens=per_task(token, tasks.tasks, key=next(keys)),
+        listed_tokens=text.get("listed_tokens"),
+        listed_keys=text.get("listed_keys"),
         backbone=transformer(
             size.embed,
             size.layers,
@@ -267,6 +315,7 @@ def world(config: Config, tasks: TaskTable, *, key: PRNGKeyArray) -> World:
         dynamics=head(size.embed, 1.0),
         predicted_norm=norm(),
         tasks=tasks,
+        action_words=reading.action_tokens,
         shape=shape,
         support_limit=size.support,
         bins=size.bins,
@@ -301,12 +350,37 @@ def _image_encoder(size: ModelSettings, tasks: TaskTable, *, key: PRNGKeyArray) 
     )
 
 
+def _text(size: ModelSettings, reading: TextSettings, *, key: PRNGKeyArray) -> dict[str, Any]:
+    """What a world model with text has more, by field."""
+    own, page, token, like = jax.random.split(key, 4)
+    small = MINILM._replace(
+        places=reading.tokens,
+        embed=reading.scratch_width,
+        hidden=4 * reading.scratch_width,
+        layers=reading.scratch_layers,
+        heads=4,
+    )
+    sizes = small if reading.encoder == "scratch" else MINILM
+    named = reading.actions == "listed"
+    return {
+        "reader": bert(sizes, key=own) if reading.trains else None,
+        "text": text_encoder(sizes.embed, size.head_width, size.embed, key=page),
+        "listed_tokens": linear(sizes.embed, size.embed, bias=False, key=token) if named else None,
+        "listed_keys": linear(sizes.embed, size.head_width, bias=False, key=like)
+        if named
+        else None,
+    }
+
+
 def _precision(size: ModelSettings) -> str:
     if size.precision != "auto":
         return size.precision
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
-def _each(norm: LayerNorm | SimNorm, x: Float[Array, "*axes embed"]) -> Float[Array, "*axes embed"]:
-    """`norm` applied to every vector."""
-    return jax.vmap(norm)(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+def _each(
+    layer: Callable[[Array], Array], x: Shaped[Array, "*axes in"]
+) -> Float[Array, "*axes out"]:
+    """`layer` applied to every vector."""
+    y = jax.vmap(layer)(x.reshape(-1, x.shape[-1]))
+    return y.reshape(*x.shape[:-1], y.shape[-1])

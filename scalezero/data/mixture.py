@@ -1,8 +1,8 @@
 """Which rows of which tasks make up a batch?
 
 A batch is laid out as `slot row …`: a slot holds windows of one task, and which task is data, not
-shape. Slots of tasks that show vectors come first, then those of tasks that show pictures. Every
-array is as wide as the widest task of the mixture needs, so shapes never change during a run.
+shape. Slots of tasks that show vectors come first, then pictures, then text. Every array is as wide
+as the widest task of the mixture needs, so shapes never change during a run.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 
 from scalezero.data.replay import Replay, Window
-from scalezero.envs.spec import Image, Vector
+from scalezero.envs.spec import KINDS, NOTHING, Image, Text, Vector
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Batches:
     task: Int32[np.ndarray, " slot"]
     vector: Float32[np.ndarray, "batch vector_slot row moment size"]
     image: UInt8[np.ndarray, "batch image_slot row moment height width channel"]
+    text: Int32[np.ndarray, "batch text_slot row moment number"]
     action: Float32[np.ndarray, "batch slot row transition action"]
     policy: Float32[np.ndarray, "batch slot row time candidate"]
     candidates: Float32[np.ndarray, "batch slot row time candidate action"]
@@ -30,6 +31,11 @@ class Batches:
     reward: Float32[np.ndarray, "batch slot row transition"]
     ending: UInt8[np.ndarray, "batch slot row moment"]
     known: Bool[np.ndarray, "batch slot row moment"]
+
+    @property
+    def shown(self) -> tuple[np.ndarray, ...]:
+        """The observations of each kind, in the order of `KINDS`."""
+        return self.vector, self.image, self.text
 
 
 class Mixture:
@@ -47,9 +53,10 @@ class Mixture:
             said = ", ".join(f"{shape} ({name})" for shape, name in pictures.items())
             raise ValueError(f"tasks of one run must show pictures of one shape, not {said}")
         self.replays = tuple(replays)
-        self.shows_image = np.array([isinstance(kind, Image) for kind in kinds])
+        self.kind = np.array([replay.task.kind for replay in replays])
         self.size = max((kind.size for kind in kinds if isinstance(kind, Vector)), default=0)
         self.picture = next(iter(pictures), (0, 0, 0))
+        self.listed = max((kind.choices for kind in kinds if isinstance(kind, Text)), default=0)
         self.width = max(replay.task.action.width for replay in replays)
         self.candidates = max(replay.candidates for replay in replays)
 
@@ -62,10 +69,9 @@ class Mixture:
         a kind, a task gets its exact share, rounded up or down at random. A kind whose weights
         are all 0 still has slots to fill: its tasks share them evenly.
         """
-        images = self._image_slots(slots)
         parts = []
-        for kind, count in ((False, slots - images), (True, images)):
-            task = np.flatnonzero(self.shows_image == kind)
+        for kind, count in enumerate(self._slots_of_kinds(slots)):
+            task = np.flatnonzero(self.kind == kind)
             parts.append(task[_deal(weights[task], count, rng)])
         return np.concatenate(parts).astype(np.int32)
 
@@ -90,19 +96,21 @@ class Mixture:
             batches: Updates.
             rng: Consumed.
         """
-        images = self.shows_image[task]
-        if np.any(images[:-1] > images[1:]):
+        kind = self.kind[task]
+        if np.any(kind[:-1] > kind[1:]):
             raise ValueError(
-                f"slots hold tasks {task.tolist()}, but those that show vectors must come first"
+                f"slots hold tasks {task.tolist()}, but those that show vectors must come first, "
+                "then pictures, then text"
             )
-        slots, vectors = len(task), int(np.count_nonzero(~images))
-        transitions = time + lookahead
+        slots, transitions = len(task), time + lookahead
+        vectors, images, texts = (int(np.count_nonzero(kind == k)) for k in range(len(KINDS)))
         lead = (batches, slots, rows)
         batch = Batches(
             task=task.astype(np.int32),
             vector=np.zeros((batches, vectors, rows, transitions + 1, self.size), np.float32),
-            image=np.empty(
-                (batches, slots - vectors, rows, transitions + 1, *self.picture), np.uint8
+            image=np.empty((batches, images, rows, transitions + 1, *self.picture), np.uint8),
+            text=np.full(
+                (batches, texts, rows, transitions + 1, 1 + self.listed), NOTHING, np.int32
             ),
             action=np.zeros((*lead, transitions, self.width), np.float32),
             policy=np.zeros((*lead, time, self.candidates), np.float32),
@@ -113,21 +121,24 @@ class Mixture:
             ending=np.empty((*lead, transitions + 1), np.uint8),
             known=np.empty((*lead, transitions + 1), bool),
         )
+        seen = [part[:, i] for part in batch.shown for i in range(part.shape[1])]
         for slot, each in enumerate(task):
             window = self.replays[each].sample(batches * rows, time, lookahead, recent, rng)
-            seen = batch.vector[:, slot] if slot < vectors else batch.image[:, slot - vectors]
-            _put(batch, slot, seen, window)
+            _put(batch, slot, seen[slot], window)
         return batch
 
-    def _image_slots(self, slots: int) -> int:
-        tasks, images = len(self.shows_image), int(np.count_nonzero(self.shows_image))
-        if images in (0, tasks):
-            return slots if images else 0
-        if slots < 2:
+    def _slots_of_kinds(self, slots: int) -> list[int]:
+        """How many slots of a batch each kind of observation has: its share, and at least one."""
+        tasks = np.bincount(self.kind, minlength=len(KINDS))
+        if slots < np.count_nonzero(tasks):
             raise ValueError(
-                f"a batch of {slots} slot cannot hold both vectors and pictures; use at least 2"
+                f"{slots} slots cannot hold the {np.count_nonzero(tasks)} kinds of observations "
+                "there are; use at least one for each"
             )
-        return min(max(round(slots * images / tasks), 1), slots - 1)
+        count = np.minimum(tasks, 1)
+        while int(count.sum()) < slots:  # to whom has the least of its share
+            count[np.argmax(tasks * slots / len(self.kind) - count)] += 1
+        return count.tolist()
 
 
 def _put(batch: Batches, slot: int, seen: np.ndarray, window: Window) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int64, Shaped, UInt8
 
 from scalezero.data.segments import FEWEST, NONE, Segments, segment_bytes
-from scalezero.envs.spec import GOES_ON, Continuous, Discrete, Task
+from scalezero.envs.spec import GOES_ON, Continuous, Task
 
 FLOAT = np.dtype(np.float32)
 
@@ -21,7 +21,7 @@ class Window:
     """Consecutive rows of single episodes: `time` to learn from, then a look-ahead.
 
     There are time + lookahead `transition`s between one more `moment`s. What is not `known` is 0,
-    but for the candidates of a discrete task, which are the same everywhere. At a final row,
+    but for the candidates of a task that is not continuous, the same everywhere. At a final row,
     whatever was appended stands in `action`, `policy`, `candidates`, `value` and `reward`.
     """
 
@@ -53,16 +53,16 @@ class Replay:
 
         Args:
             task: Whose rows.
-            candidates: Actions a search chooses among; of a discrete task, all of them in order.
+            candidates: Actions a search chooses among; of all but a continuous task, all in order.
             capacity_bytes: What all arrays together may take.
             max_rows: How many rows to keep at most.
             segment: Rows that are recycled together.
             lanes: Environments expected to write at once; only checked against the capacity.
         """
-        if isinstance(task.action, Discrete) and candidates != task.action.count:
+        if not isinstance(task.action, Continuous) and candidates != task.action.count:
             raise ValueError(
-                f"{task.name}: {candidates} candidates were asked for, but a discrete task has "
-                f"one for each action, so {task.action.count}"
+                f"{task.name}: {candidates} candidates were asked for, but a task that is not "
+                f"continuous has one for each action, so {task.action.count}"
             )
         width = task.action.width
         columns = {

@@ -84,6 +84,9 @@ class Text:
         return np.dtype(np.int32)
 
 
+KINDS = (Vector, Image, Text)  # of observations, in the order of a batch's slots
+
+
 @dataclass(frozen=True)
 class Discrete:
     """A choice among `count` actions.
@@ -142,6 +145,11 @@ class Task:
     options: Mapping[str, str | int | float] = field(
         default_factory=dict
     )  # for the suite's adapter
+
+    @property
+    def kind(self) -> int:
+        """The place of its kind of observation in `KINDS`."""
+        return KINDS.index(type(self.observation))
 
     def normalised(self, score: float) -> float:
         """`score` on the scale where `floor` is 0 and `ceiling` is 1."""

@@ -43,6 +43,7 @@ class Adapter(eqx.Module):
     up: Float[Array, "*axes out rank"]
     alpha: Float[Array, "*axes"] | None  # its logit; None: α is 1 for ever
     scale: float = eqx.field(static=True)
+    dropout: float = eqx.field(static=True, default=0.0)  # share of the inputs, while it learns
 
     def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
         """The correction to add to the layer's output."""
@@ -84,7 +85,13 @@ def linear(
 
 
 def with_adapter(
-    layer: Linear, rank: int, scale: float, *, learnt: bool, key: PRNGKeyArray
+    layer: Linear,
+    rank: int,
+    scale: float,
+    *,
+    learnt: bool,
+    dropout: float = 0.0,
+    key: PRNGKeyArray,
 ) -> Linear:
     """`layer`, single or stacked, with one more adapter; it computes what it computed before.
 
@@ -93,14 +100,35 @@ def with_adapter(
         rank: Of the adapter.
         scale: The fixed factor of the correction (LoRA's alpha / rank).
         learnt: Whether α₀ and αⱼ are there to be learnt; otherwise they are 1.
+        dropout: The share of inputs that `dropped` hides from the adapter.
         key: Consumed.
     """
     *stack, fan_out, fan_in = layer.weight.shape
     logit = lambda: jnp.zeros(stack) if learnt else None
     down = DOWN_SPREAD * jax.random.normal(key, (*stack, rank, fan_in))
-    adapter = Adapter(down, jnp.zeros((*stack, fan_out, rank)), logit(), scale)
+    adapter = Adapter(down, jnp.zeros((*stack, fan_out, rank)), logit(), scale, dropout)
     base = logit() if layer.alpha is None else layer.alpha
     return Linear(layer.weight, layer.bias, base, (*layer.adapters, adapter))
+
+
+def dropped(layer: Linear, *, key: PRNGKeyArray) -> Linear:
+    """`layer` with some of its inputs hidden from its adapters, the others made up for them.
+
+    The same inputs for every vector that it is applied to, so that a layer stays a function.
+    """
+    keys = jax.random.split(key, len(layer.adapters))
+
+    def drop(adapter: Adapter, key: PRNGKeyArray) -> Adapter:
+        *stack, _, fan_in = adapter.down.shape
+        seen = jax.random.bernoulli(key, 1 - adapter.dropout, (*stack, 1, fan_in))
+        down = jnp.where(seen, adapter.down / (1 - adapter.dropout), 0.0)
+        return Adapter(down, adapter.up, adapter.alpha, adapter.scale, adapter.dropout)
+
+    adapters = tuple(
+        drop(each, k) if each.dropout else each
+        for each, k in zip(layer.adapters, keys, strict=True)
+    )
+    return Linear(layer.weight, layer.bias, layer.alpha, adapters)
 
 
 def merged(layer: Linear) -> Linear:

@@ -13,10 +13,11 @@ from scalezero.agent.records import History, Observation
 from scalezero.agent.world import World
 from scalezero.config import Config
 from scalezero.envs.catalog import translation
-from scalezero.envs.spec import Image, Task, Translation
+from scalezero.envs.spec import NOTHING, Image, Page, Task, Text, Translation, Vector
 from scalezero.run.build import tasks_of, world_of
 from scalezero.run.checkpoint import Checkpoints
 from scalezero.run.folder import RunError, RunFolder
+from scalezero.run.texts import Texts
 
 
 class Agent:
@@ -27,6 +28,7 @@ class Agent:
         self.world = world
         self.config = config
         self.tasks = tuple(tasks)
+        self.texts = Texts(config)
         self._numbers = {task.name: number for number, task in enumerate(self.tasks)}
         self._history: dict[str, History] = {}
         self._translations: dict[str, Translation] = {}
@@ -43,12 +45,12 @@ class Agent:
 
         Args:
             observation: One observation of `task`: of a `gym/` task, as its environment gives it;
-                of others, in the shape that `scalezero tasks` lists.
+                of a task with text, a `Page`; of others, in the shape that `scalezero tasks` lists.
             task: Which of the agent's tasks this is.
 
         Returns:
-            Of a `gym/` task, what its environment takes; of others, the number of a discrete
-            action, or an array of entries in [-1, 1].
+            Of a `gym/` task, what its environment takes; of a task with text, one of the page's
+            actions; of others, the number of a discrete action, or an array of entries in [-1, 1].
 
         Raises:
             ValueError: Unknown task, or an observation of another shape.
@@ -57,7 +59,7 @@ class Agent:
             raise ValueError(f"{task}: not a task of this agent; it has {', '.join(self._numbers)}")
         spec = self.tasks[self._numbers[task]]
         if task not in self._translations:
-            self._translations[task] = translation(spec)
+            self._translations[task] = self._translation(spec)
         seen = self._translations[task].see(observation)
         if seen.shape != spec.observation.shape:
             raise ValueError(
@@ -72,21 +74,48 @@ class Agent:
             jnp.array([self._numbers[task]]),
             empty_history(self.world, 1, 1, context) if fresh else history,
             self._as_batch(seen, spec),
+            self.texts.contents(),
             jnp.full((1, 1), fresh),
             self.config.search,
             jnp.zeros(()),
             key=jax.random.fold_in(self._key, self._turn),
         )
         self._turn += 1
-        return self._translations[task].act(np.asarray(action)[0, 0, : spec.action.width])
+        taken = np.asarray(action)[0, 0, : spec.action.width]
+        if isinstance(spec.observation, Text):
+            return observation.actions[int(taken[0])]
+        return self._translations[task].act(taken)
+
+    def _translation(self, spec: Task) -> Translation:
+        read = self.texts.read
+        if not isinstance(spec.observation, Text) or read is None:
+            return translation(spec)
+        choices = spec.observation.choices
+
+        def see(page: Any) -> np.ndarray:
+            if not isinstance(page, Page):
+                raise ValueError(
+                    f"{spec.name}: the observation is {type(page).__name__}, but must be a Page "
+                    "(scalezero.envs.spec) with a text and the actions to choose from"
+                )
+            if not page.actions:
+                raise ValueError(f"{spec.name}: the page lists no action; list at least one")
+            return read(np.array([page], object), choices)[0]
+
+        return Translation(see=see, act=lambda action: int(action[0]))
 
     def _as_batch(self, seen: np.ndarray, spec: Task) -> Observation:
         table = self.world.tasks
-        if isinstance(spec.observation, Image):
-            vector = jnp.zeros((0, 1, table.vector_size))
-            return Observation(vector, jnp.asarray(seen)[None, None])
-        padded = jnp.zeros((1, 1, table.vector_size)).at[0, 0, : seen.size].set(seen)
-        return Observation(padded, jnp.zeros((0, 1, *table.image_shape), jnp.uint8))
+        part = lambda kind, shape, fill, dtype: np.full(
+            (int(isinstance(spec.observation, kind)), 1, *shape), fill, dtype
+        )
+        shown = (
+            part(Vector, (table.vector_size,), 0, np.float32),
+            part(Image, table.image_shape, 0, np.uint8),
+            part(Text, (1 + table.most_listed,), NOTHING, np.int32),
+        )
+        shown[spec.kind][0, 0, ..., : seen.shape[-1]] = seen
+        return Observation(*map(jnp.asarray, shown))
 
 
 def load(run: str | Path) -> Agent:

@@ -15,7 +15,7 @@ from scalezero.agent.tasks import TaskTable, in_slot_order, task_table
 from scalezero.agent.world import World, world
 from scalezero.config import Config, ConfigError
 from scalezero.data.replay import Replay
-from scalezero.envs.spec import Discrete, Task
+from scalezero.envs.spec import Continuous, Task
 
 
 def tasks_of(config: Config) -> tuple[Task, ...]:
@@ -45,6 +45,10 @@ def world_of(config: Config, stage: int = 0) -> World:
     """A fresh world model, from the config's seed, with the adapters of `stage`."""
     make = eqx.filter_jit(lambda key: world(config, table_of(config), key=key))
     fresh = make(keys_of(config).world)
+    if fresh.reader is not None and config.text.encoder == "minilm-finetuned":
+        from scalezero.run.sentences import pretrained
+
+        fresh = eqx.tree_at(lambda tree: tree.reader, fresh, pretrained())
     for number in range(stage):
         fresh = growth_of(config, number)(fresh)
     return fresh
@@ -65,12 +69,13 @@ def growth_of(config: Config, stage: int) -> Callable[[World], World]:
         strengths=dps.scales == "learnt",
         encoder=dps.encoder,
         key=key,
+        dropout=dps.dropout,
     )
 
 
 def candidates_of(task: Task, config: Config) -> int:
     """How many actions a search chooses among in `task`."""
-    return task.action.count if isinstance(task.action, Discrete) else config.search.candidates
+    return config.search.candidates if isinstance(task.action, Continuous) else task.action.count
 
 
 def lanes_of(task: Task, config: Config) -> int:
@@ -80,7 +85,7 @@ def lanes_of(task: Task, config: Config) -> int:
     """
     if not config.dps.on or config.dps.freed == "stop":
         return config.data.envs
-    alike = [type(each.observation) is type(task.observation) for each in tasks_of(config)]
+    alike = [each.kind == task.kind for each in tasks_of(config)]
     return config.data.envs * sum(alike)
 
 

@@ -1,5 +1,7 @@
 """How large would a run be? Parameters and bytes, before anything is made."""
 
+import statistics
+import time
 from dataclasses import dataclass
 from math import prod
 
@@ -7,19 +9,23 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import psutil
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 from rich.console import Console
 from rich.table import Table
 
 from scalezero.agent.act import empty_history
-from scalezero.agent.learner import Learner
+from scalezero.agent.learner import Learner, update_many
 from scalezero.agent.optimiser import optimiser
+from scalezero.agent.records import Batch, Observation
 from scalezero.agent.stages import trainable
 from scalezero.agent.world import World
 from scalezero.config import Config, ConfigError
 from scalezero.data.replay import Replay
 from scalezero.envs.spec import Task
-from scalezero.run.build import candidates_of, lanes_of, learner_of, tasks_of
+from scalezero.nets.text import MINILM
+from scalezero.run.build import candidates_of, lanes_of, learner_of, table_of, tasks_of
+
+TIMED = 5  # calls of which the median counts
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class StageSizes:
     trained: int
     model_bytes: int
     optimiser_bytes: int
+    update_seconds: float | None = None  # measured, if it was asked for
 
 
 @dataclass(frozen=True)
@@ -58,25 +65,36 @@ class Sizes:
         table.add_row("all", f"{sum(self.bytes.values()):,}")
         table.add_row("this machine's memory", f"{psutil.virtual_memory().total:,}")
         console.print(table)
-        if len(self.stages) > 1:
+        if len(self.stages) > 1 or self.stages[0].update_seconds is not None:
             self._show_stages(console)
 
     def _show_stages(self, console: Console) -> None:
         table = Table("stage")
-        for heading in ("parameters", "trained", "bytes of the model", "bytes of the optimiser"):
+        headings = ["parameters", "trained", "bytes of the model", "bytes of the optimiser"]
+        timed = self.stages[0].update_seconds is not None
+        for heading in [*headings, *(["ms for an update"] if timed else [])]:
             table.add_column(heading, justify="right")
         for number, each in enumerate(self.stages):
-            cells = (each.parameters, each.trained, each.model_bytes, each.optimiser_bytes)
-            table.add_row(str(number), *(f"{cell:,}" for cell in cells))
+            counts = (each.parameters, each.trained, each.model_bytes, each.optimiser_bytes)
+            cells = [f"{count:,}" for count in counts]
+            if each.update_seconds is not None:
+                cells.append(f"{1000 * each.update_seconds:.2f}")
+            table.add_row(str(number), *cells)
         console.print(table)
 
 
-def check(config: Config) -> Sizes:
-    """The sizes of the run that `config` describes."""
+def check(config: Config, *, timed: bool = False) -> Sizes:
+    """The sizes of the run that `config` describes.
+
+    Args:
+        config: Of the run.
+        timed: Whether to measure an update at each stage, which compiles and runs it.
+    """
     tasks = tasks_of(config)
     rule = optimiser(config.learn, 1)
     state: Learner = eqx.filter_eval_shape(lambda: learner_of(config, rule))
     stages = config.dps.stages if config.dps.on else 1
+    library = library_shape(state.world, config)
     parts = {name: getattr(state.world, name) for name in World.__dataclass_fields__}
     counts = {name: sum(x.size for x in arrays(part)) for name, part in parts.items()}
     return Sizes(
@@ -85,47 +103,112 @@ def check(config: Config) -> Sizes:
             "model": held(state.world),
             "target model": held(state.target),
             "optimiser": held(state.moments),
+            **({"library of texts": held(library)} if library.size else {}),
             "search tree": tree_bytes(state.world, config),
             "batches of one call": batch_bytes(tasks, state.world, config),
             "replay when full": sum(replay_bytes(task, len(tasks), config) for task in tasks),
         },
-        stages=tuple(stage_sizes(config, stage) for stage in range(stages)),
+        stages=tuple(stage_sizes(config, stage, timed=timed) for stage in range(stages)),
     )
 
 
-def stage_sizes(config: Config, stage: int) -> StageSizes:
-    """The sizes at one stage."""
+def stage_sizes(config: Config, stage: int, *, timed: bool) -> StageSizes:
+    """The sizes at one stage, and if `timed` how long an update takes."""
 
-    def make() -> tuple[Learner, PyTree]:
+    def make() -> tuple[Learner, World]:
         state = learner_of(config, optimiser(config.learn, 1), stage)
-        return state, eqx.filter(state.world, trainable(state.world))
+        return state, moving(state.world)
 
-    state, trained = eqx.filter_eval_shape(make)
+    return sizes_of(*eqx.filter_eval_shape(make), update_seconds(config, stage) if timed else None)
+
+
+def moving(world: World) -> World:
+    """The leaves of `world` that train now."""
+    return eqx.filter(world, trainable(world))
+
+
+def sizes_of(state: Learner, trained: World, update_seconds: float | None) -> StageSizes:
+    """The sizes of a learner and of what `moving` says of it, or of their shapes."""
     count = lambda tree: sum(leaf.size for leaf in arrays(tree))
-    return StageSizes(count(state.world), count(trained), held(state.world), held(state.moments))
+    model, optimiser = held(state.world), held(state.moments)
+    return StageSizes(count(state.world), count(trained), model, optimiser, update_seconds)
+
+
+def update_seconds(config: Config, stage: int) -> float:
+    """Seconds that one update takes at one stage: the median of `TIMED` calls, once compiled."""
+    rule, learn = optimiser(config.learn, 1), config.learn
+    state = learner_of(config, rule, stage)
+    task, batches = blank_batches(config)
+    shape = library_shape(state.world, config)
+    library, took = jnp.zeros(shape.shape, shape.dtype), []
+    for _ in range(1 + TIMED):
+        began = time.perf_counter()
+        state, metrics = update_many(state, batches, task, library, learn, rule)
+        jax.block_until_ready((state, metrics))
+        took.append(time.perf_counter() - began)
+    return statistics.median(took[1:]) / learn.updates_per_call
+
+
+def blank_batches(config: Config) -> tuple[Array, Batch]:
+    """The tasks of the slots of one call's batches, and such batches, all rows known."""
+    table, learn = table_of(config), config.learn
+    transitions = learn.unroll + learn.n_step
+    lead = (learn.updates_per_call, table.tasks, learn.rows)
+    candidates = table.candidates(config.search.candidates)
+    seen = lambda slots, *shape: (lead[0], slots, learn.rows, transitions + 1, *shape)
+    pictures = table.tasks - table.vector_tasks - table.text_tasks
+    batch = Batch(
+        observation=Observation(
+            jnp.zeros(seen(table.vector_tasks, table.vector_size)),
+            jnp.zeros(seen(pictures, *table.image_shape), jnp.uint8),
+            jnp.zeros(seen(table.text_tasks, 1 + table.most_listed), jnp.int32),
+        ),
+        action=jnp.zeros((*lead, transitions, table.action_width)),
+        candidates=jnp.zeros((*lead, learn.unroll, candidates, table.action_width)),
+        policy=jnp.full((*lead, learn.unroll, candidates), 1 / candidates),
+        valid=jnp.ones((*lead, learn.unroll, candidates), bool),
+        reward=jnp.zeros((*lead, transitions)),
+        ending=jnp.zeros((*lead, transitions + 1), jnp.uint8),
+        known=jnp.ones((*lead, transitions + 1), bool),
+    )
+    return jnp.broadcast_to(jnp.arange(table.tasks), lead[:2]), batch
 
 
 def tree_bytes(world: World, config: Config) -> int:
     """The tree of one search over half of the environments of every task."""
-    slots, rows = world.tasks.tasks, config.data.envs // 2
+    slots, rows, table = world.tasks.tasks, config.data.envs // 2, world.tasks
+    library = library_shape(world, config)
 
-    def root(world: World) -> PyTree:
-        bound = world.bind(jnp.arange(slots), world.tasks.vector_tasks)
+    def root(world: World, library: Array) -> PyTree:
+        bound = world.bind(jnp.arange(slots), world.tasks.vector_tasks, library)
         feature, cache = bound.root(empty_history(world, slots, rows, config.search.context))
+        pages = jnp.zeros((table.text_tasks, rows, 1 + table.most_listed), jnp.int32)
         key = jax.random.key(0)
-        return cache, *bound.policy(feature).propose(jnp.zeros(()), key=key)
+        return cache, *bound.policy(feature, bound.listing(pages)).propose(jnp.zeros(()), key=key)
 
-    cache, actions, prior = eqx.filter_eval_shape(root, world)
+    cache, actions, prior = eqx.filter_eval_shape(root, world, library)
     words = 5 * slots * rows + 6 * prior.size  # mctx: of each node, and of each of its children
     return (config.search.simulations + 1) * (held(cache) + held(actions) + 4 * words)
+
+
+def library_shape(world: World, config: Config) -> jax.ShapeDtypeStruct:
+    """The library of texts at the start of a run; nothing without text."""
+    text = config.text
+    if world.text is None:
+        return jax.ShapeDtypeStruct((0, 0), jnp.float32)
+    if text.trains:
+        return jax.ShapeDtypeStruct((text.capacity, text.tokens), jnp.int32)
+    return jax.ShapeDtypeStruct((text.capacity, MINILM.embed), jnp.float32)
 
 
 def batch_bytes(tasks: tuple[Task, ...], world: World, config: Config) -> int:
     """The batches of all updates that are compiled into one call."""
     learn, table = config.learn, world.tasks
     ahead = learn.unroll + learn.n_step
-    vectors, pictures = table.vector_tasks, len(tasks) - table.vector_tasks
+    vectors, texts = table.vector_tasks, table.text_tasks
+    pictures = len(tasks) - vectors - texts
     seen = vectors * 4 * table.vector_size + pictures * prod(table.image_shape)
+    seen += texts * 4 * (1 + table.most_listed)
     candidates = max(candidates_of(task, config) for task in tasks)
     window = (
         (ahead + 1) * (seen + len(tasks) * 2)  # observations; how each ends and whether known
@@ -148,11 +231,12 @@ def replay_bytes(task: Task, tasks: int, config: Config) -> int:
         return share
 
 
-def arrays(tree: PyTree) -> list[jax.ShapeDtypeStruct]:
-    """The arrays of a tree of shapes."""
-    return [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.ShapeDtypeStruct)]
+def arrays(tree: PyTree) -> list[jax.ShapeDtypeStruct | Array]:
+    """The arrays of a tree, or of one of shapes."""
+    kinds = (jax.ShapeDtypeStruct, jax.Array)
+    return [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, kinds)]
 
 
 def held(tree: PyTree) -> int:
-    """Bytes of the arrays of a tree of shapes."""
+    """Bytes of the arrays of a tree, or of one of shapes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in arrays(tree))

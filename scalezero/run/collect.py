@@ -1,19 +1,24 @@
 """How experience is gathered: one half of the environments is planned for while the other steps."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from scalezero.agent.act import act, empty_history
-from scalezero.agent.records import History, Observation, Plan
+from scalezero.agent.records import Batch, History, Observation, Plan
+from scalezero.agent.tasks import TaskTable
 from scalezero.agent.world import World
 from scalezero.config import Config
+from scalezero.data.mixture import Batches
 from scalezero.data.replay import Replay
 from scalezero.envs.pool import Pool, Steps
-from scalezero.envs.spec import GOES_ON, TERMINATED, TRUNCATED, Image, Task
+from scalezero.envs.spec import GOES_ON, NOTHING, TERMINATED, TRUNCATED, Task, Text
+from scalezero.run.texts import Texts
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ def slots_of(tasks: Sequence[Task], solved: Sequence[bool], freed: str) -> tuple
     """
     slots: list[Slot] = []
     numbers = range(len(tasks))
-    kind = [isinstance(task.observation, Image) for task in tasks]
+    kind = [task.kind for task in tasks]
     given = dict.fromkeys(numbers, 0)
     for home in numbers:
         open_ones = [n for n in numbers if not solved[n] and kind[n] == kind[home]]
@@ -59,11 +64,25 @@ def slots_of(tasks: Sequence[Task], solved: Sequence[bool], freed: str) -> tuple
     return tuple(slots)
 
 
-def observation_of(steps: Steps, size: int) -> Observation:
-    """What the environments show, for an agent whose widest vector has `size` entries."""
-    missing = size - steps.vector.shape[-1] if len(steps.vector) else 0
-    vector = np.pad(steps.vector, ((0, 0), (0, 0), (0, missing)))
-    return Observation(jnp.asarray(vector), jnp.asarray(steps.image))
+def observation_of(steps: Steps, table: TaskTable) -> Observation:
+    """What the environments show, as wide as an agent of the tasks of `table` needs it."""
+    widen = lambda part, width, fill: np.pad(
+        part, ((0, 0), (0, 0), (0, width - part.shape[-1])), constant_values=fill
+    )
+    return Observation(
+        jnp.asarray(
+            widen(steps.vector, table.vector_size, 0) if len(steps.vector) else steps.vector
+        ),
+        jnp.asarray(steps.image),
+        jnp.asarray(widen(steps.text, 1 + table.most_listed, NOTHING)),
+    )
+
+
+def batch_of(batches: Batches) -> Batch:
+    """What a mixture sampled, for the learner."""
+    names = ("action", "candidates", "policy", "valid", "reward", "ending", "known")
+    seen = Observation(*map(jnp.asarray, batches.shown))
+    return Batch(observation=seen, **{name: jnp.asarray(getattr(batches, name)) for name in names})
 
 
 def ending_of(steps: Steps) -> np.ndarray:
@@ -80,6 +99,7 @@ class Half:
         slots: Sequence[Slot],
         world: World,
         config: Config,
+        texts: Texts,
         which: int,
         turns: int,
     ) -> None:
@@ -88,14 +108,20 @@ class Half:
         self.slots = slots
         words = np.random.SeedSequence([config.seed, which, turns]).generate_state(1)
         tasks, active = [slot.task for slot in slots], [slot.active for slot in slots]
-        self.pool = Pool(tasks, rows, seed=int(words[0]), training=True, active=active)
+        seed, read = int(words[0]), texts.read
+        self.pool = Pool(tasks, rows, seed=seed, training=True, active=active, read=read)
+        self.texts = texts
+        self.patience = config.data.patience
         self.envs = config.data.envs
         self.lane = which * rows + np.arange(rows)
         self.steps = self.pool.reset()
         self.ending = ending_of(self.steps)
         self.first = np.ones_like(self.ending, dtype=bool)
         self.history: History = empty_history(world, len(slots), rows, config.search.context)
-        self.planned: Plan | None = None
+        self.planned: Plan | None = None  # by the newest search, for the slots sent on with it
+        self.plan: Any = None  # a `Plan` of NumPy arrays: what the environments of each slot follow
+        self.turns, self.waited = 0, 0.0  # how many, and the seconds in them without anything to do
+        self.late = np.zeros(len(slots), int)  # turns that went on without a slot
         self.score = np.zeros(self.ending.shape)
         self.length = np.zeros(self.ending.shape, int)
 
@@ -103,59 +129,73 @@ class Half:
         """Wait for the environments, remember the decisions just followed; the ended episodes."""
         if self.planned is None:
             return []
-        before, plan = self.steps, jax.device_get(self.planned)
-        self.planned = None
-        self.steps = self.pool.recv()
-        vectors = len(before.vector)
+        self.plan = _merged(jax.device_get(self.planned), self.plan, self.steps.ready)
+        before, self.planned = self.steps, None
+        began = time.perf_counter()
+        self.steps = self.pool.recv(self.patience)
+        self.waited += time.perf_counter() - began
+        self.turns += 1
+        self.late += ~self.steps.ready
         for slot, each in enumerate(self.slots):
-            if not each.active:
-                continue
-            replay = replays[each.number]
-            width, count = replay.task.action.width, replay.candidates
-            seen = (
-                before.vector[slot, :, : replay.task.observation.shape[0]]
-                if slot < vectors
-                else before.image[slot - vectors]
-            )
-            replay.append(
-                each.copy * self.envs + self.lane,
-                seen,
-                plan.action[slot, :, :width],
-                plan.policy[slot, :, :count],
-                plan.candidates[slot, :, :count, :width],
-                plan.value[slot],
-                self.steps.reward[slot],
-                self.ending[slot],
-            )
+            if not self.steps.ready[slot]:
+                self.steps.keep(slot, before)
+            elif each.active:
+                self._append(slot, before, replays[each.number])
         return self._advance()
 
     def send(self, world: World, task: jax.Array, config: Config, *, key: jax.Array) -> None:
-        """Plan, and start the environments on what was decided."""
-        action, self.planned, self.history = act(
+        """Plan, and start the environments that wait on what was decided."""
+        ready = self.steps.ready
+        action, self.planned, history = act(
             world,
             task,
             self.history,
-            observation_of(self.steps, world.tasks.vector_size),
+            observation_of(self.steps, world.tasks),
+            self.texts.contents(),
             jnp.asarray(self.first),
             config.search,
             jnp.ones(()),
             key=key,
         )
-        self.pool.send(np.asarray(action))
+        self.history = _merged(history, self.history, ready)
+        self.pool.send(np.asarray(action), ready)
+
+    def _append(self, slot: int, before: Steps, replay: Replay) -> None:
+        width, count = replay.task.action.width, replay.candidates
+        replay.append(
+            self.slots[slot].copy * self.envs + self.lane,
+            before.shown[slot][..., : replay.task.observation.shape[-1]],
+            self.plan.action[slot, :, :width],
+            self.plan.policy[slot, :, :count],
+            self.plan.candidates[slot, :, :count, :width],
+            self.plan.value[slot],
+            self.steps.reward[slot],
+            self.ending[slot],
+        )
 
     def _advance(self) -> list[Episode]:
-        self.first = self.ending != GOES_ON
-        self.score = np.where(self.first, 0.0, self.score) + self.steps.score
-        self.length = np.where(self.first, 0, self.length + 1)
-        self.ending = ending_of(self.steps)
+        ready = self.steps.ready[:, None]
+        self.first = np.where(ready, self.ending != GOES_ON, self.first)
+        score = np.where(self.first, 0.0, self.score) + self.steps.score
+        self.score = np.where(ready, score, self.score)
+        self.length = np.where(ready, np.where(self.first, 0, self.length + 1), self.length)
+        self.ending = np.where(ready, ending_of(self.steps), self.ending)
         return [
             Episode(
                 self.slots[slot].task.name,
                 float(self.score[slot, row]),
                 int(self.length[slot, row]),
             )
-            for slot, row in np.argwhere(self.ending != GOES_ON)
+            for slot, row in np.argwhere(ready & (self.ending != GOES_ON))
         ]
+
+
+def _merged[Tree](new: Tree, old: Tree | None, ready: np.ndarray) -> Tree:
+    """Slot by slot, the new where it is `ready`, else the old."""
+    if old is None or ready.all():
+        return new
+    pick = lambda a, b: np.where(ready.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+    return jax.tree.map(pick, new, old)
 
 
 class Collector:
@@ -167,6 +207,7 @@ class Collector:
         world: World,
         config: Config,
         replays: Sequence[Replay],
+        texts: Texts,
         turns: int,
     ) -> None:
         """Make and start the environments.
@@ -176,12 +217,13 @@ class Collector:
             world: For its shapes.
             config: Of the run.
             replays: What is remembered goes there, by task.
+            texts: What was met in words.
             turns: How many there were before: other episodes follow after each start.
         """
         self.config = config
         self.replays = replays
         self.slots = tuple(slots)
-        self.halves = tuple(Half(slots, world, config, which, turns) for which in (0, 1))
+        self.halves = tuple(Half(slots, world, config, texts, which, turns) for which in (0, 1))
         self.task = jnp.asarray([slot.number for slot in slots])
         for replay in replays:
             replay.cut(replay.lanes)  # what was open before goes on nowhere
@@ -192,6 +234,23 @@ class Collector:
         episodes = half.receive(self.replays)
         half.send(world, self.task, self.config, key=jax.random.fold_in(key, number))
         return episodes
+
+    def metrics(self) -> dict[str, float]:
+        """Of the time since the environments were made: how they kept pace, and what they counted.
+
+        `waited`: seconds without anything to do but wait for them. `late`: the share of turns that
+        went on without a task with text. The rest: see `Workers.counts`.
+        """
+        line = {"waited": sum(half.waited for half in self.halves)}
+        turns = max(1, sum(half.turns for half in self.halves))
+        for place, slot in enumerate(self.slots):
+            if isinstance(slot.task.observation, Text):
+                late = sum(int(half.late[place]) for half in self.halves)
+                line[f"{slot.task.name}/late"] = late / turns
+        for half in self.halves:
+            for name, count in half.pool.counts().items():
+                line[name] = line.get(name, 0.0) + count
+        return line
 
     def close(self) -> None:
         """Stop the environments."""

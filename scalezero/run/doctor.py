@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from scalezero.envs import catalog
-from scalezero.envs.spec import SuiteMissing
+from scalezero.envs.jericho import VARIABLE
+from scalezero.envs.spec import SuiteMissing, TaskError, Text
 from scalezero.run.folder import versions
 
 # One task of each suite, quick to make.
@@ -17,8 +18,10 @@ PROBES = {
     "gym": "gym/CartPole-v1",
     "dmc": "dmc/cartpole-balance",
     "atari": "atari/pong",
+    "jericho": "jericho/detective",
+    "textworld": "textworld/coin-easy",
 }
-EXTRAS = ("dmc", "atari")
+EXTRAS = ("dmc", "atari", "jericho", "textworld")
 CORE = ("toy", "gym")
 
 
@@ -33,7 +36,8 @@ class Finding:
 
 def examine() -> dict[str, Finding]:
     """Look at the devices, and make and step one environment of each suite."""
-    return {"devices": _devices(), **{suite: _suite(suite) for suite in PROBES}}
+    suites = {suite: _suite(suite) for suite in PROBES}
+    return {"devices": _devices(), **suites, "text": _encoder()}
 
 
 def healthy(findings: dict[str, Finding]) -> bool:
@@ -66,6 +70,17 @@ def _devices() -> Finding:
     return Finding(True, ", ".join(kinds))
 
 
+def _encoder() -> Finding:
+    """Whether tasks with text can be read."""
+    from scalezero.run.sentences import Tokeniser
+
+    try:
+        pieces = Tokeniser(16).lexicon
+    except SuiteMissing as error:
+        return Finding(False, str(error), _install("text"))
+    return Finding(True, f"the sentence encoder knows {pieces:,} word pieces")
+
+
 def _suite(suite: str) -> Finding:
     task = catalog.find(PROBES[suite])
     try:
@@ -73,10 +88,14 @@ def _suite(suite: str) -> Finding:
         shown = env.reset()
         env.step(np.zeros((2, task.action.width), np.float32))
         env.close()
+    except TaskError as error:  # what Jericho plays, its user brings
+        named = suite == "jericho" and f"export {VARIABLE}=<a folder of story files>"
+        return Finding(False, str(error), named or None)
     except Exception as error:  # whatever goes wrong is the answer here
         fix = _install(suite) if suite in EXTRAS else "pip install --force-reinstall gymnasium"
         return Finding(False, _cause(error), fix)
-    size = "×".join(map(str, shown.shape[1:]))
+    text = isinstance(task.observation, Text)
+    size = "text" if text else "×".join(map(str, shown.shape[1:]))
     return Finding(True, f"{task.name} runs ({type(env).__name__}, shows {size})")
 
 

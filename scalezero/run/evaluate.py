@@ -1,7 +1,8 @@
 """How good is the agent? Whole episodes with the search, without exploration."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from scalezero.config import Config
 from scalezero.envs.pool import Pool
 from scalezero.envs.spec import GOES_ON, Task
 from scalezero.run.collect import ending_of, observation_of
+from scalezero.run.texts import Texts
 
 PROTOCOL = "search-v1"  # search without noise; first episodes of each environment; whole episodes
 
@@ -25,6 +27,7 @@ class Evaluation:
 
     tasks: tuple[Task, ...]
     returns: tuple[tuple[float, ...], ...]
+    dropped: Mapping[str, int] = field(default_factory=dict)  # games that died, by "task/dropped"
 
     @property
     def means(self) -> dict[str, float]:
@@ -36,6 +39,7 @@ class Evaluation:
         """What `scalezero evaluate --json` prints."""
         return {
             "protocol": PROTOCOL,
+            **({"dropped": dict(self.dropped)} if self.dropped else {}),
             "tasks": {
                 task.name: {
                     "mean": float(np.mean(returns)),
@@ -62,7 +66,13 @@ class Evaluator:
     """
 
     def __init__(
-        self, tasks: Sequence[Task], numbers: Sequence[int], config: Config, *, seed: int
+        self,
+        tasks: Sequence[Task],
+        numbers: Sequence[int],
+        config: Config,
+        texts: Texts,
+        *,
+        seed: int,
     ) -> None:
         """Make the environments.
 
@@ -70,13 +80,15 @@ class Evaluator:
             tasks: Which to play, in slot order.
             numbers: Their numbers in the agent's table.
             config: Of the agent.
+            texts: What was met in words.
             seed: Of the environments.
         """
         self.tasks = tuple(tasks)
         self.task = jnp.asarray(numbers, jnp.int32)
         self.config = config
         self.rows = config.data.envs // 2  # as in training, so that nothing is compiled again
-        self.pool = Pool(self.tasks, self.rows, seed=seed, training=False)
+        self.pool = Pool(self.tasks, self.rows, seed=seed, training=False, read=texts.read)
+        self.texts = texts
 
     def play(
         self,
@@ -102,14 +114,15 @@ class Evaluator:
         score = np.zeros((slots, self.rows))
         returns: list[list[list[float]]] = [[[] for _ in quota] for _ in self.tasks]
         done = np.zeros((slots, self.rows), int)
-        turn = 0
+        turn, before = 0, self.pool.counts()
         while np.any(done < quota):
             between()
             action, _, history = act(
                 world,
                 self.task,
                 history,
-                observation_of(steps, world.tasks.vector_size),
+                observation_of(steps, world.tasks),
+                self.texts.contents(),
                 jnp.asarray(first),
                 self.config.search,
                 jnp.zeros(()),
@@ -125,7 +138,10 @@ class Evaluator:
                     returns[slot][row].append(float(score[slot, row]))
                     done[slot, row] += 1
         flat = lambda rows: tuple(value for row in rows for value in row)
-        return Evaluation(self.tasks, tuple(flat(rows) for rows in returns))
+        counted = Counter(self.pool.counts())
+        counted.subtract(before)
+        dropped = {name: n for name, n in counted.items() if n and name.endswith("/dropped")}
+        return Evaluation(self.tasks, tuple(flat(rows) for rows in returns), dropped)
 
     def close(self) -> None:
         """Stop the environments."""
@@ -146,7 +162,8 @@ def evaluate(
             f"{run}: {', '.join(unknown)} is not a task of this run; it has {', '.join(names)}"
         )
     numbers = [n for n, name in enumerate(names) if tasks is None or name in tasks]
-    evaluator = Evaluator([agent.tasks[n] for n in numbers], numbers, agent.config, seed=seed)
+    played = [agent.tasks[n] for n in numbers]
+    evaluator = Evaluator(played, numbers, agent.config, agent.texts, seed=seed)
     try:
         return evaluator.play(agent.world, episodes, key=jax.random.key(seed))
     finally:

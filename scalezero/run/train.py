@@ -1,5 +1,6 @@
 """What happens, in which order, while a run trains?"""
 
+import json
 import time
 from pathlib import Path
 
@@ -7,10 +8,12 @@ from rich.console import Console
 
 from scalezero.config import Config
 from scalezero.envs.pool import EnvironmentDied
+from scalezero.run.build import tasks_of
+from scalezero.run.checkpoint import Checkpoints
 from scalezero.run.console import Progress, print_scores
-from scalezero.run.evaluate import Evaluation
+from scalezero.run.evaluate import Evaluation, evaluation_of
 from scalezero.run.folder import RunError, RunFolder
-from scalezero.run.run import Run, result_of
+from scalezero.run.run import Run
 from scalezero.run.stop import Stop
 
 
@@ -90,3 +93,17 @@ def _loop(run: Run, progress: Progress, stop: Stop) -> None:
         if time.monotonic() - saved > 60 * settings.save_minutes:
             run.save()
             saved = time.monotonic()
+
+
+def result_of(config: Config, folder: RunFolder) -> Evaluation | None:
+    """The last evaluation of a run that has come to its end; None while there is more to do."""
+    checkpoints = Checkpoints(folder.checkpoints, config.run.keep)
+    try:
+        step = checkpoints.latest
+        notes = {} if step is None else checkpoints.notes(step)
+    finally:
+        checkpoints.close()
+    if not notes.get("finished") or config.run.decisions > notes["until"]:
+        return None
+    lines = json.loads(folder.evaluations.read_text())
+    return evaluation_of(tasks_of(config), lines[notes["evaluations"] - 1])

@@ -11,7 +11,7 @@ from scalezero.agent.stages import learnt
 from scalezero.agent.tasks import TaskTable, task_table
 from scalezero.agent.world import World, world
 from scalezero.config import Config
-from scalezero.envs.spec import Continuous, Discrete, Image, Task, Vector
+from scalezero.envs.spec import NOTHING, Continuous, Discrete, Image, Listed, Task, Text, Vector
 
 SIZE = {
     "embed": 16,
@@ -58,7 +58,11 @@ THREE = task("t/three", Vector(2), Discrete(3))
 PLANE = task("t/plane", Vector(4), Continuous(2), reward_scale=0.5)
 LINE = task("t/line", Vector(3), Continuous(1))
 SEEN = task("t/seen", PICTURE, Discrete(4))
+TOLD = task("t/told", Text(3), Listed(3))
 ALL = (THREE, PLANE, LINE, SEEN)  # numbers 0 to 3; the last alone shows pictures
+WITH_TEXT = (*ALL, TOLD)
+TEXTS = 12  # in the library
+LIBRARY = jnp.asarray(np.random.default_rng(7).normal(size=(TEXTS, 384)), jnp.float32)
 
 
 def table(tasks=ALL) -> TaskTable:
@@ -76,11 +80,18 @@ def small_world(tasks=ALL, *, settings=None, key, shake: float = 0.3) -> World:
     return eqx.combine(jax.tree.map(lambda leaf: leaf + noise(leaf), params), rest)
 
 
-def observation(rng, *lead: int, vector_slots: int, image_slots: int, size: int) -> Observation:
-    """Random things to see; `lead` is the row axis and those behind it."""
+def observation(
+    rng, *lead: int, vector_slots: int, image_slots: int, size: int, text_slots: int = 0
+) -> Observation:
+    """Random things to see; `lead` is the row axis and those behind it. Pages list 2 of 3."""
+    numbers = rng.integers(
+        0, TEXTS, (text_slots, *lead, 1 + TOLD.action.count if text_slots else 1)
+    )
+    numbers[..., 3:] = NOTHING
     return Observation(
         jnp.asarray(rng.normal(size=(vector_slots, *lead, size)), jnp.float32),
         jnp.asarray(rng.integers(0, 256, (image_slots, *lead, *PICTURE.shape)), jnp.uint8),
+        jnp.asarray(numbers, jnp.int32),
     )
 
 
@@ -108,10 +119,10 @@ def history(rng, world: World, numbers, rows: int, context: int = 2) -> History:
     """A past of random lengths, with a newest observation and no action for it."""
     slots = len(numbers)
     empty = empty_history(world, slots, rows, context)
-    taken = actions(rng, world, numbers, rows, context)
+    token = jnp.asarray(rng.normal(size=empty.token.shape), jnp.float32)
     return History(
         jnp.asarray(rng.normal(size=empty.latent.shape), jnp.float32),
-        taken.at[:, :, -1].set(0),
+        token.at[:, :, -1].set(0),
         jnp.asarray(rng.integers(1, context + 1, (slots, rows)), jnp.int32),
     )
 
@@ -119,12 +130,14 @@ def history(rng, world: World, numbers, rows: int, context: int = 2) -> History:
 def batch(rng, world: World, numbers, rows: int = 2, time: int = 3, n_step: int = 2) -> Batch:
     """Random windows, all rows known, no episode over."""
     slots, vectors = len(numbers), vector_slots(world, numbers)
+    texts = sum(number >= world.tasks.tasks - world.tasks.text_tasks for number in numbers)
     seen = observation(
         rng,
         rows,
         time + n_step + 1,
         vector_slots=vectors,
-        image_slots=slots - vectors,
+        image_slots=slots - vectors - texts,
+        text_slots=texts,
         size=world.tasks.vector_size,
     )
     count = world.shape.candidates

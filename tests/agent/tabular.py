@@ -28,7 +28,7 @@ class Tabular(SlotWorld):
         )
         self.vector = self.choice_tokens = self.dimension_tokens = None
         self.policy_head = self.value_head = self.reward_head = self.dynamics_head = None
-        self.shared = None
+        self.shared = self.library = None
         self.logits = pad(model.logits.astype("float32"), IMPOSSIBLE)
         self.values = jnp.asarray(model.value, jnp.float32)
         self.rewards = pad(model.reward.astype("float32"), 1e6)
@@ -48,7 +48,7 @@ class Tabular(SlotWorld):
         feature = jnp.stack([jnp.zeros_like(state), state, jnp.zeros_like(state)], axis=-1)
         return feature, Cache((), flat, jnp.zeros_like(flat))
 
-    def action_token(self, action):
+    def action_token(self, action, listing):
         """[ACTION, which]."""
         return jnp.stack([jnp.full_like(action[..., 0], ACTION), action[..., 0]], axis=-1)
 
@@ -61,7 +61,7 @@ class Tabular(SlotWorld):
         feature = jnp.stack([kind, state.reshape(kind.shape).astype(kind.dtype), number], axis=-1)
         return feature, Cache((), state, cache.start)
 
-    def policy(self, feature) -> Policy:
+    def policy(self, feature, listing) -> Policy:
         """A real discrete policy with the table's logits."""
         logits = self.logits[feature[..., 1].astype(jnp.int32)]
         choices = logits.shape[-1]
@@ -77,6 +77,7 @@ class Tabular(SlotWorld):
                 dimensions=1,
                 candidates=choices,
                 sampled=1,
+                key=0,
                 sigma_min=0.1,
                 sigma_max=1.0,
             ),
@@ -103,4 +104,4 @@ def at(states) -> History:
     """Rows of one slot that stand in these states."""
     latent = jnp.asarray(states, jnp.float32)[None, :, None, None]
     rows = latent.shape[1]
-    return History(latent, jnp.zeros((1, rows, 1, 1)), jnp.ones((1, rows), jnp.int32))
+    return History(latent, jnp.zeros_like(latent), jnp.ones((1, rows), jnp.int32))

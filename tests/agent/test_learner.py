@@ -13,7 +13,9 @@ from scalezero.agent.stages import trainable
 NUMBERS = jnp.arange(4)
 SETTINGS = small.config(learn={"target_rate": 0.25, "weight_decay": 0.1}).learn
 RULE = optimiser(SETTINGS, 10)
-one_update = eqx.filter_jit(lambda state, batch: update(state, batch, NUMBERS, SETTINGS, RULE))
+one_update = eqx.filter_jit(
+    lambda state, batch: update(state, batch, NUMBERS, small.LIBRARY, SETTINGS, RULE)
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,9 @@ def test_many_updates_in_one_call_are_the_updates_one_by_one(state, batch, after
     slow, last = one_update(after[0], other)
     both = jax.tree.map(lambda *x: jnp.stack(x), batch, other)
     fresh = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, state)  # it is donated
-    fast, metrics = update_many(fresh, both, jnp.stack([NUMBERS, NUMBERS]), SETTINGS, RULE)
+    fast, metrics = update_many(
+        fresh, both, jnp.stack([NUMBERS, NUMBERS]), small.LIBRARY, SETTINGS, RULE
+    )
     near(fresh.world, state.world, atol=0)  # an actor may still plan with it
     near(fast.world, slow.world, atol=1e-2 * SETTINGS.learning_rate)
     np.testing.assert_array_equal(fast.updates, 2)

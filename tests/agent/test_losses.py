@@ -30,7 +30,7 @@ def value_and_gradient(worlds, batch, task):
 
     def objective(params):
         world = eqx.combine(params, rest)
-        return loss(world, worlds[1], batch, task, LEARN)
+        return loss(world, worlds[1], batch, task, small.LIBRARY, LEARN)
 
     (scalar, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(params)
     return scalar, metrics, gradient
@@ -145,7 +145,7 @@ def test_the_loss_is_the_mean_over_the_tasks_in_the_batch(worlds):
     plain = small.config(learn={"loss": {"latent": 3.0, "entropy": 0.1}}).learn
     batch = batch_of(worlds, (1, 1, 2, 3))
     scalar, parts = eqx.filter_jit(lambda *args: loss(*args, plain))(
-        *worlds, batch, jnp.array([1, 1, 2, 3])
+        *worlds, batch, jnp.array([1, 1, 2, 3]), small.LIBRARY
     )
     weighted = (
         3.0 * parts["loss/latent"]
@@ -164,7 +164,7 @@ def test_no_gradient_reaches_the_target(worlds):
 
     def lost(params):
         target = eqx.combine(params, rest)
-        return loss(worlds[0], target, batch, task, LEARN)[0]
+        return loss(worlds[0], target, batch, task, small.LIBRARY, LEARN)[0]
 
     gradient = jax.jit(jax.grad(lost))(params)
     assert not any(np.any(x) for x in jax.tree.leaves(gradient))

@@ -6,13 +6,21 @@ import pytest
 import small
 
 from scalezero.agent.policies import IMPOSSIBLE, PolicyShape, policy, squash_action
+from scalezero.agent.records import Listing
 
-SHAPE = PolicyShape(choices=4, dimensions=2, candidates=5, sampled=3, sigma_min=0.1, sigma_max=1.0)
+SHAPE = PolicyShape(
+    choices=4, dimensions=2, candidates=5, sampled=3, key=0, sigma_min=0.1, sigma_max=1.0
+)
 TABLE = small.table().look_up(jnp.arange(4))
 THREE, PLANE, LINE, SEEN = range(4)
 # Which entries of a head's output each task uses: logits, or means and then deviations.
 USED = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 1, 0], [1, 1, 1, 1]], bool)
 ROOM = np.array([3, 3, 3, 4])  # candidates each task has
+
+
+def unlisted(output):
+    """No slot has text."""
+    return Listing(jnp.zeros((0, output.shape[1], 0), bool), None, None)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,7 @@ def read(output, candidates, key, explore=1.0):
     """All that a policy says, and how it learns from its own candidates."""
 
     def said(output):
-        made = policy(output, TABLE, SHAPE)
+        made = policy(output, TABLE, SHAPE, unlisted(output))
         log_prob, entropy = made.log_prob(candidates), made.entropy()
         return jnp.sum(jnp.where(real(), jnp.sin(log_prob), 0)) + jnp.sum(entropy), (
             jnp.where(real(), log_prob, 0),
@@ -91,7 +99,7 @@ def test_candidates_of_a_continuous_task_are_as_many_as_are_sampled_and_equally_
 
 
 def test_without_exploring_the_first_candidate_is_the_mean(output, candidates, keys):
-    made = policy(output, TABLE, SHAPE)
+    made = policy(output, TABLE, SHAPE, unlisted(output))
     for key in (next(keys), next(keys)):
         _, (_, _, (still, _)) = read(output, candidates, key, 0.0)
         _, (_, _, (moving, _)) = read(output, candidates, key, 1.0)
@@ -103,10 +111,10 @@ def test_without_exploring_the_first_candidate_is_the_mean(output, candidates, k
 
 def test_samples_have_the_mean_and_the_deviation_of_the_policy(keys):
     wide = PolicyShape(
-        choices=4, dimensions=2, candidates=4000, sampled=4000, sigma_min=0.1, sigma_max=1.0
+        choices=4, dimensions=2, candidates=4000, sampled=4000, key=0, sigma_min=0.1, sigma_max=1.0
     )
     output = jax.random.normal(next(keys), (4, 1, wide.outputs))
-    made = policy(output, TABLE, wide)
+    made = policy(output, TABLE, wide, unlisted(output))
     actions, _ = made.propose(jnp.ones(()), key=next(keys))
     np.testing.assert_allclose(actions[PLANE, 0].mean(axis=0), made.mean[PLANE, 0], atol=0.06)
     np.testing.assert_allclose(actions[PLANE, 0].std(axis=0), made.sigma[PLANE, 0], rtol=0.05)
@@ -125,7 +133,7 @@ def test_log_prob_of_a_choice_is_its_log_softmax(output, candidates, keys):
 
 
 def test_log_prob_of_a_sample_is_the_gaussians_up_to_a_constant(output, candidates, keys):
-    made = policy(output, TABLE, SHAPE)
+    made = policy(output, TABLE, SHAPE, unlisted(output))
     _, (log_prob, entropy, _) = read(output, candidates, next(keys))
     mean, sigma = np.asarray(made.mean, np.float64), np.asarray(made.sigma, np.float64)
     for task, size in ((PLANE, 2), (LINE, 1)):
@@ -142,7 +150,7 @@ def test_log_prob_of_a_sample_is_the_gaussians_up_to_a_constant(output, candidat
 
 def test_means_and_deviations_stay_in_their_bounds(keys):
     output = 100 * jax.random.normal(next(keys), (4, 50, SHAPE.outputs))
-    made = policy(output, TABLE, SHAPE)
+    made = policy(output, TABLE, SHAPE, unlisted(output))
     assert np.abs(made.mean).max() <= 2
     assert made.sigma[PLANE].min() >= 0.1 - 1e-6
     assert made.sigma[PLANE].max() <= 1 + 1e-6

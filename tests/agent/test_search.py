@@ -11,11 +11,13 @@ from reference_tree import Model, gumbel_search, halving, puct_search
 from tabular import Tabular, at
 
 from scalezero.agent.policies import IMPOSSIBLE
+from scalezero.agent.records import Listing
 from scalezero.agent.search import completed_values, plan, with_noise
 from scalezero.config import SearchSettings
 
 STATES, ROWS = 40, 6
 SCALE, OFFSET = 0.1, 50.0
+NOTHING_LISTED = Listing(jnp.zeros((0, 1, 0), bool), None, None)
 
 
 def random_model(actions: int, *, seed: int = 0) -> Model:
@@ -67,7 +69,9 @@ def searcher(kind: str, simulations: int, considered: int, scale: float):
         visit_offset=OFFSET,
     )
     return eqx.filter_jit(
-        lambda world, history, explore, key: plan(world, history, settings, explore, key=key)
+        lambda world, history, explore, key: plan(
+            world, history, NOTHING_LISTED, settings, explore, key=key
+        )
     )
 
 
@@ -284,7 +288,12 @@ def planned(request):
     settings = small.config(search={"kind": request.param}).search
     run = eqx.filter_jit(
         lambda world, history, explore: plan(
-            world.bind(jnp.arange(4), 3), history, settings, explore, key=jax.random.key(1)
+            world.bind(jnp.arange(4), 3, small.LIBRARY),
+            history,
+            Listing(jnp.zeros((0, 2, 0), bool), None, None),
+            settings,
+            explore,
+            key=jax.random.key(1),
         )
     )
     return run(world, history, jnp.array(1.0)), run(world, history, jnp.array(0.0))

@@ -12,13 +12,16 @@ import small
 from scalezero.agent.act import act
 from scalezero.agent.learner import grown, learner, update
 from scalezero.agent.optimiser import optimiser
-from scalezero.agent.stages import grow, learnt, merge, stage, trainable
-from scalezero.nets.linear import linear, merged, stack, with_adapter
+from scalezero.agent.stages import grow, learnt, merge, stage, trainable, with_dropout
+from scalezero.nets.linear import dropped, linear, merged, stack, with_adapter
 
 NUMBERS = jnp.arange(4)
 CONFIG = small.config(learn={"weight_decay": 0.1})
 RULE = optimiser(CONFIG.learn, 10)
-one_update = eqx.filter_jit(lambda state, batch: update(state, batch, NUMBERS, CONFIG.learn, RULE))
+KEY = jax.random.key(9)
+one_update = eqx.filter_jit(
+    lambda state, batch: update(state, batch, NUMBERS, small.LIBRARY, CONFIG.learn, RULE)
+)
 
 
 def one_more(world, number: int, *, alphas: bool = True, encoder: bool = False):
@@ -58,9 +61,10 @@ def batch(world):
 @eqx.filter_jit
 def look(world, batch):
     """All that a batch shows of a world."""
-    bound = world.bind(NUMBERS, 3)
+    bound = world.bind(NUMBERS, 3, small.LIBRARY)
     window = jax.tree.map(lambda x: x[:, :, :3], batch.observation)
-    seen = bound.unroll(bound.encode(window), batch.action[:, :, :3])
+    token = bound.action_token(batch.action[:, :, :3], bound.listing(window.text))
+    seen = bound.unroll(bound.encode(window), token)
     return seen.at_latent, seen.at_action, bound.value(seen.at_latent)
 
 
@@ -71,7 +75,7 @@ def decide(world):
     seen = small.observation(rng, 2, vector_slots=3, image_slots=1, size=world.tasks.vector_size)
     first = jnp.zeros((4, 2), bool)
     explore, key = jnp.ones(()), jax.random.key(3)
-    return act(world, NUMBERS, past, seen, first, CONFIG.search, explore, key=key)
+    return act(world, NUMBERS, past, seen, small.LIBRARY, first, CONFIG.search, explore, key=key)
 
 
 @pytest.mark.parametrize("alphas", [True, False])
@@ -223,3 +227,29 @@ def test_a_stack_of_layers_grows_as_one(keys):
     x = jax.random.normal(next(keys), (5,))
     each = eqx.filter_vmap(lambda layer: layer(x))(layers)
     np.testing.assert_allclose(each, layers.matrix @ x, rtol=1e-5)
+
+
+def test_dropout_hides_inputs_from_adapters_in_updates_alone(world, batch):
+    grown_once = shaken(grow(world, 2, 0.5, strengths=True, encoder=False, key=KEY, dropout=0.5))
+    plain = shaken(grow(world, 2, 0.5, strengths=True, encoder=False, key=KEY))
+    for one, other in zip(look(grown_once, batch), look(plain, batch), strict=True):
+        np.testing.assert_array_equal(one, other)
+    two = [with_dropout(grown_once, key=jax.random.key(seed)) for seed in (0, 1)]
+    layers = [w.backbone.blocks[0].attention for w in (grown_once, *two)]
+    full, first, second = (jax.tree.leaves(eqx.filter(layer, eqx.is_array)) for layer in layers)
+    changed = [not np.array_equal(a, b) for a, b in zip(full, first, strict=True)]
+    assert any(changed) and not all(changed)  # only what an adapter reads with
+    assert any(not np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    same = with_dropout(plain, key=jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, by_path(same), by_path(plain))
+
+
+def test_a_hidden_input_is_made_up_for_by_the_others(keys):
+    layer = with_adapter(
+        linear(64, 3, key=next(keys)), 4, 1.0, learnt=False, key=next(keys), dropout=0.25
+    )
+    layer = eqx.tree_at(lambda tree: tree.adapters[0].up, layer, jnp.ones((3, 4)))
+    x = jax.random.normal(next(keys), (64,))
+    drops = jax.vmap(lambda key: dropped(layer, key=key)(x))(jax.random.split(next(keys), 4000))
+    np.testing.assert_allclose(drops.mean(axis=0), layer(x), atol=0.02)
+    assert drops.std(axis=0).min() > 0.01

@@ -72,7 +72,11 @@ def batch(ending, known, reward, time: int) -> Batch:
     rows = len(known)
     nothing = lambda *shape: jnp.zeros((1, 1, *shape))
     return Batch(
-        observation=Observation(nothing(rows, 1), jnp.zeros((0, 1, rows, 1, 1, 1), jnp.uint8)),
+        observation=Observation(
+            nothing(rows, 1),
+            jnp.zeros((0, 1, rows, 1, 1, 1), jnp.uint8),
+            jnp.zeros((0, 1, rows, 1), jnp.int32),
+        ),
         action=nothing(rows - 1, 1),
         candidates=nothing(time, 2, 1),
         policy=nothing(time, 2),

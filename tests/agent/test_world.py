@@ -26,11 +26,12 @@ def batch(world):
 @eqx.filter_jit
 def look(world, task, batch):
     """All the model says about windows: one dict, its arrays `slot row …`."""
-    bound = world.bind(task, len(batch.observation.vector))
+    bound = world.bind(task, len(batch.observation.vector), small.LIBRARY)
     window = jax.tree.map(lambda x: x[:, :, :TIME], batch.observation)
     latent = bound.encode(window)
-    seen = bound.unroll(latent, batch.action[:, :, :TIME])
-    policy = bound.policy(seen.at_latent)
+    listing = bound.listing(window.text)
+    seen = bound.unroll(latent, bound.action_token(batch.action[:, :, :TIME], listing))
+    policy = bound.policy(seen.at_latent, listing)
     return {
         "latent": latent,
         "at_latent": seen.at_latent,
@@ -49,6 +50,7 @@ def reorder(batch, order):
     seen = Observation(
         batch.observation.vector[order[:vectors]],
         batch.observation.image[order[vectors:] - vectors],
+        batch.observation.text,
     )
     rest = jax.tree.map(lambda x: x[order], eqx.tree_at(lambda b: b.observation, batch, None))
     return eqx.tree_at(lambda b: b.observation, rest, seen, is_leaf=lambda x: x is None)
@@ -119,12 +121,12 @@ def test_actions_and_observations_do_matter(world, batch):
 @eqx.filter_jit
 def plan_ahead(world, task, latent, action):
     """Features as a search reads them: two decisions of context, then two tokens."""
-    bound = world.bind(task, 3)
+    bound = world.bind(task, 3, small.LIBRARY)
     rows = latent.shape[:2]
-    taken = action[:, :, :2].at[:, :, 1].set(0)
-    history = History(latent[:, :, :2], taken, jnp.full(rows, 2))
+    token = bound.action_token(action, bound.listing(jnp.zeros((0, *action.shape[1:3], 1), int)))
+    history = History(latent[:, :, :2], token[:, :, :2].at[:, :, 1].set(0), jnp.full(rows, 2))
     root, cache = bound.root(history)
-    at_action, cache = bound.step(bound.action_token(action[:, :, 1]), cache)
+    at_action, cache = bound.step(token[:, :, 1], cache)
     at_latent, _ = bound.step(latent[:, :, 2], cache)
     return root, at_action, at_latent
 

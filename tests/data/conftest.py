@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from scalezero.data.replay import Replay, Window
-from scalezero.envs.spec import Continuous, Discrete, Image, Task, Vector
+from scalezero.envs.spec import Continuous, Discrete, Image, Listed, Task, Text, Vector
 
 GAP = 1000  # a lane's clock jumps by this when it is cut, so no row beyond can seem to follow
 
 
 def task(
     name: str = "toy/count",
-    observation: Image | Vector = Vector(3),  # noqa: B008
-    action: Discrete | Continuous = Continuous(2),  # noqa: B008
+    observation: Image | Vector | Text = Vector(3),  # noqa: B008
+    action: Discrete | Continuous | Listed = Continuous(2),  # noqa: B008
 ) -> Task:
     return Task(
         name=name,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scalezero.data.mixture import Mixture
-from scalezero.envs.spec import Continuous, Discrete, Image, Vector
+from scalezero.envs.spec import NOTHING, Continuous, Discrete, Image, Listed, Text, Vector
 
 PICTURE = Image(8, 8, 3)
 
@@ -40,6 +40,7 @@ def test_the_shapes_do_not_depend_on_which_tasks_fill_the_slots(mixture):
             ("task", (3,)),
             ("vector", (5, 2, 6, 6, 5)),
             ("image", (5, 1, 6, 6, 8, 8, 3)),
+            ("text", (5, 0, 6, 6, 1)),
             ("action", (5, 3, 6, 5, 2)),
             ("policy", (5, 3, 6, 3, 4)),
             ("candidates", (5, 3, 6, 3, 4, 2)),
@@ -107,8 +108,7 @@ def test_pictures_of_two_shapes_are_refused(counting):
 def test_slots_are_dealt_in_proportion_and_never_across_kinds(mixture):
     rng, weights = np.random.default_rng(3), np.array([1.0, 3.0, 2.0, 1.0])
     dealt = [mixture.spread(weights, 6, rng) for _ in range(2000)]
-    assert all(not mixture.shows_image[task[:3]].any() for task in dealt)
-    assert all(mixture.shows_image[task[3:]].all() for task in dealt)
+    assert all((mixture.kind[task] == [0, 0, 0, 1, 1, 1]).all() for task in dealt)
     assert all(task.dtype == np.int32 for task in dealt)
     counts = np.array([np.bincount(task, minlength=4) for task in dealt])
     exact = np.array([1.0, 9 / 4, 2.0, 3 / 4])
@@ -130,5 +130,37 @@ def test_weights_must_be_weights(mixture):
 
 
 def test_one_slot_cannot_hold_two_kinds(mixture):
-    with pytest.raises(ValueError, match="use at least 2"):
+    with pytest.raises(ValueError, match="1 slots cannot hold the 2 kinds"):
         mixture.spread(np.ones(4), 1, np.random.default_rng(0))
+
+
+def test_text_comes_last_and_lists_nothing_beyond_its_actions(counting):
+    both = []
+    for listed in (2, 4):
+        replay = counting.small(candidates=listed, observation=Text(listed), action=Listed(listed))
+        for number in range(4):
+            seen = np.arange(1 + listed, dtype=np.int32)[None] + number
+            zero = np.zeros(1, np.float32)
+            policy = np.full((1, listed), 1 / listed, np.float32)
+            nothing = np.zeros((1, listed, 1), np.float32)
+            replay.append(
+                np.zeros(1, int),
+                seen,
+                zero[:, None],
+                policy,
+                nothing,
+                zero,
+                zero,
+                np.zeros(1, "u1"),
+            )
+        both.append(replay)
+    mixture = Mixture([filled(counting), *both])
+    rng = np.random.default_rng(0)
+    task = mixture.spread(np.ones(3), 6, rng)
+    assert task.tolist() == [0, 0, 1, 1, 2, 2]
+    batch = mixture.sample(task, 4, 2, 1, 0.0, 3, rng)
+    assert batch.text.shape == (3, 4, 4, 4, 5)
+    assert np.all(batch.text[:, :2, :, :2, 3:] == NOTHING)
+    known = batch.known[:, 2:4, :, :2]
+    first = batch.text[:, :2, :, :2]
+    assert np.all(first[..., 1][known] == first[..., 0][known] + 1)

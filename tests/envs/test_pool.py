@@ -107,7 +107,9 @@ def test_an_environment_that_dies_is_named_with_its_cause(monkeypatch):
 
 
 def test_a_pool_checks_its_tasks():
-    with pytest.raises(ValueError, match=r"^toy/count: shows a vector but follows"):
+    with pytest.raises(
+        ValueError, match=r"^toy/count: follows toy/catch, but tasks that show vectors come first"
+    ):
         Pool([TASKS[3], TASKS[0]], 1, seed=0, training=True)
 
 

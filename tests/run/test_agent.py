@@ -32,7 +32,7 @@ def saved(tmp_path_factory):
 
 def test_a_loaded_agent_scores_as_before_it_was_saved(saved):
     folder, run = saved
-    evaluator = Evaluator(run.tasks, range(2), run.config, seed=7)
+    evaluator = Evaluator(run.tasks, range(2), run.config, run.texts, seed=7)
     before = evaluator.play(run.state.world, 5, key=jax.random.key(7))
     evaluator.close()
     after = evaluate(folder.path, episodes=5, seed=7)

@@ -66,6 +66,17 @@ def test_a_solved_task_leaves_and_the_model_grows(grown_run):
     assert run.updates > run.at_switch
 
 
+def test_a_switch_says_what_the_model_takes_before_and_after(grown_run):
+    _, run = grown_run
+    lines = [json.loads(line) for line in run.folder.events.read_text().splitlines()]
+    (switch,) = (line for line in lines if line["event"] == "stage")
+    before, after = switch["before"], switch["after"]
+    assert after["parameters"] > before["parameters"] >= before["trained"]
+    assert after["trained"] < before["trained"]
+    assert after["optimiser_bytes"] < before["optimiser_bytes"]
+    assert before["update_seconds"] > 0
+
+
 def test_a_solved_task_costs_no_interactions(grown_run):
     config, run = grown_run
     spent = {name: n - run.before_solved[name] for name, n in run._by_task().items()}

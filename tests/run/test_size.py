@@ -12,7 +12,7 @@ from scalezero.agent.search import plan
 from scalezero.cli import main
 from scalezero.data.mixture import Mixture
 from scalezero.run.build import learner_of, replays_of, world_of
-from scalezero.run.check import check
+from scalezero.run.check import check, moving
 
 SMALL = {
     "model.embed": "16",
@@ -52,6 +52,7 @@ def test_stages_are_as_large_as_they_become():
         state = learner_of(config, optimiser(config.learn, 1), stage)
         assert said.model_bytes == size(eqx.filter(state.world, eqx.is_array))
         assert said.optimiser_bytes == size(eqx.filter(state.moments, eqx.is_array))
+        assert said.trained == sum(leaf.size for leaf in jax.tree.leaves(moving(state.world)))
         assert said.trained < said.parameters
 
 
@@ -69,8 +70,9 @@ def test_the_search_tree_is_the_one_that_mctx_makes(monkeypatch, kind):
 
     def search(world):
         history = empty_history(world, 2, 2, config.search.context)
-        bound = world.bind(jnp.arange(2), 1)
-        return plan(bound, history, config.search, jnp.ones(()), key=jax.random.key(0))
+        bound = world.bind(jnp.arange(2), 1, jnp.zeros((0, 0)))
+        listing = bound.listing(jnp.zeros((0, 2, 1), jnp.int32))
+        return plan(bound, history, listing, config.search, jnp.ones(()), key=jax.random.key(0))
 
     monkeypatch.setattr(mctx, name, spy)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # mctx's own
@@ -115,3 +117,15 @@ def test_the_verb_prints_both_tables(capsys):
     shown = capsys.readouterr().out
     assert "backbone" in shown
     assert "replay when full" in shown
+
+
+@pytest.mark.slow
+def test_an_update_of_every_kind_of_task_can_be_timed(capsys):
+    tasks = ["--tasks", "toy/target", "toy/catch", "toy/corridor"]
+    flags = [word for key, value in SMALL.items() for word in (f"--{key}", value)]
+    fast = ["--learn.updates_per_call", "1", "--learn.rows", "2", "--text.encoder", "scratch"]
+    stages = ["--dps", "--dps.stages", "2", "--dps.rank", "2"]
+    assert main(["check", *tasks, *flags, *fast, *stages, "--time"]) == 0
+    *_, first, second, _ = capsys.readouterr().out.splitlines()
+    for line in (first, second):
+        assert float(line.split("│")[-2]) > 0
