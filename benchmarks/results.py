@@ -19,6 +19,7 @@ def of_run(path: Path) -> dict:
     folder = RunFolder.find(path)
     start = folder.about()["starts"][-1]
     return {
+        "name": path.name,
         "seed": folder.config.seed,
         "config": folder.config.model_dump(exclude_none=True),
         "ran_on": {
@@ -61,7 +62,7 @@ def draw(runs: list[dict], path: Path) -> None:
         for run in runs:
             lines = run["evaluations"]
             means = [line["tasks"][task]["mean"] for line in lines]
-            label = f"seed {run['seed']}"
+            label = run["name"]
             panels[0][column].plot([e["decisions"] / 1000 for e in lines], means, ".-", label=label)
             panels[1][column].plot([e["seconds"] / 60 for e in lines], means, ".-", label=label)
         panels[0][column].set_title(task, fontsize=9)
