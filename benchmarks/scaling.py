@@ -218,6 +218,10 @@ def main() -> None:
         for arm in options.arms:
             configs = parts(arm, seed)
             budget = next(iter(configs.values())).run.decisions
+            there = [(options.runs / name / "evaluations.json").exists() for name in configs]
+            if options.no_train and not all(there):
+                print(f"{arm}, seed {seed}: not all of its runs are there")
+                continue
             folders = []
             for name, config in configs.items():
                 path = options.runs / name
@@ -225,7 +229,7 @@ def main() -> None:
                     scalezero.train(config, RunFolder.open(path, config))
                 folders.append(RunFolder.find(path))
             arms.setdefault(arm, {})[seed] = joined([of_run(folder) for folder in folders])
-    summaries = {arm: summary(arms[arm], budget) for arm in options.arms}
+    summaries = {arm: summary(arms[arm], budget) for arm in options.arms if arm in arms}
     result = {"budget": budget, "shares": compared(arms, budget), "arms": summaries}
     options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     draw(summaries, options.out.with_suffix(".png"))

@@ -60,8 +60,9 @@ def _settle_in() -> None:
     """Let a user's own modules be found where the command is given, and keep what JAX compiles."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "scalezero" / "jax"))
+    from scalezero.run.folder import compiled_programs
+
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled_programs()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
@@ -80,7 +81,10 @@ def train(options: argparse.Namespace, flags: dict[str, str]) -> int:
     """Train one model on all tasks of a config, or go on with a run."""
     config = _config(options, flags)
     path = options.run or Path("runs") / f"{_name(options)}-s{config.seed}"
-    configure.tasks(config)  # an unknown one is said before anything is made
+    from scalezero.envs import catalog
+
+    for task in configure.tasks(config):  # what is wrong is said before anything is made
+        catalog.require(task)
     from scalezero.run.folder import RunFolder
     from scalezero.run.train import train as call
 
@@ -96,7 +100,11 @@ def train(options: argparse.Namespace, flags: dict[str, str]) -> int:
 def check(options: argparse.Namespace, flags: dict[str, str]) -> int:
     """Say how large a run would be, without starting it."""
     config = _config(options, flags)
-    configure.tasks(config)
+    for task in configure.tasks(config):
+        if options.jericho_games:
+            from scalezero.envs import catalog
+
+            catalog.require(task)
     from scalezero.run.check import check as call
 
     call(config, timed=options.time).show()

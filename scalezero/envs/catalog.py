@@ -244,6 +244,14 @@ def make(task: Task, envs: int, *, seed: int, training: bool) -> VectorEnv:
         raise missing(task.name, error) from error
 
 
+def require(task: Task) -> None:
+    """Raise a `TaskError` if what the user must bring for `task` is not there."""
+    if task.name.startswith("jericho/"):
+        from scalezero.envs import jericho
+
+        jericho.story(task)
+
+
 def translation(task: Task) -> Translation:
     """For an agent that plays `task` in an environment of its user's."""
     if task.name.startswith("gym/"):
@@ -345,8 +353,8 @@ def _other_story(name: str, local: str, changes: dict[str, object]) -> Task:
     games = options.get("games") if isinstance(options, Mapping) else None
     if local not in jericho.stories(games):
         raise UnknownTask(
-            f"{name}: no such task; choose {', '.join(JERICHO)}, or put {local}.z5 "
-            f"into a folder and set {jericho.VARIABLE} to it"
+            f"{name}: no such task; choose {', '.join(JERICHO)}, or for another of Jericho's games "
+            f"name a folder that has {local}.z5 with --jericho-games or {jericho.VARIABLE}"
         )
     row = (*JERICHO["zork1"][:2], nan, nan, nan)
     return _text(name, *row, reward_scale=0.1, source="none: not one of the four games")

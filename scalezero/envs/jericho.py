@@ -57,11 +57,13 @@ def story(task: Task) -> Path:
     games = str(task.options.get("games") or os.environ.get(VARIABLE) or "")
     if not games:
         raise TaskError(
-            f"{task.name}: no folder of story files is set; "
-            f"put your {name}.z5 in one and set {VARIABLE} to it"
+            f"{task.name}: no folder of story files is set; put your {name}.z5 in one and name it "
+            f"with --jericho-games or {VARIABLE}"
         )
     if not Path(games).is_dir():
-        raise TaskError(f"{task.name}: {games} is not a folder; set {VARIABLE} to one that is")
+        raise TaskError(
+            f"{task.name}: {games} is not a folder; name one with --jericho-games or {VARIABLE}"
+        )
     for ending in ENDINGS:
         path = Path(games) / f"{name}.{ending}"
         if path.is_file():
@@ -84,6 +86,10 @@ class Story:
         known = BINDINGS_DICT.get(code)
         if known is None:
             raise TaskError(_unknown(task.name, path, code, BINDINGS_DICT.values()))
+        if Path(known["rom"]).stem != path.stem:
+            raise TaskError(
+                f"{task.name}: {path} is the game {Path(known['rom']).stem}; give the file its name"
+            )
         assert isinstance(task.observation, Text)
         self._choices = task.observation.choices
         self._options = task.options

@@ -139,10 +139,10 @@ def test_a_folder_that_is_missing_or_lacks_the_game_is_named(monkeypatch, tmp_pa
     with pytest.raises(TaskError, match=r"^jericho/zork1: there is no zork1\.z5 .*no story file$"):
         make(known, 1, seed=0, training=True)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "none"))
-    with pytest.raises(TaskError, match=rf"^jericho/zork1: .*none is not a folder; set {VARIABLE}"):
+    with pytest.raises(TaskError, match=rf"^jericho/zork1: .*none is not a folder; .*{VARIABLE}"):
         make(known, 1, seed=0, training=True)
     monkeypatch.delenv(VARIABLE)
-    with pytest.raises(TaskError, match=rf"^jericho/zork1: no folder .*set {VARIABLE} to it$"):
+    with pytest.raises(TaskError, match=rf"^jericho/zork1: no folder .*{VARIABLE}$"):
         make(known, 1, seed=0, training=True)
 
 
@@ -163,3 +163,11 @@ def test_a_list_is_alphabetical_and_keeps_the_shortest():
 def test_a_text_is_cleaned():
     assert cleaned("\n\nYou   are here.  \n\n  A lamp.\n\n>") == "You are here.\nA lamp."
     assert decoded(b"caf\xe9 \x81") == "café �"
+
+
+@played
+def test_a_game_under_the_name_of_another_is_refused(tmp_path):
+    (tmp_path / "zork1.z5").symlink_to(GAMES / "detective.z5")
+    task = find("jericho/zork1", options={"games": str(tmp_path)})
+    with pytest.raises(TaskError, match=r"^jericho/zork1: .* is the game detective; give the file"):
+        make(task, 1, seed=0, training=True)
