@@ -60,6 +60,8 @@ class Agent:
         spec = self.tasks[self._numbers[task]]
         if task not in self._translations:
             self._translations[task] = self._translation(spec)
+        if isinstance(observation, Page) and not isinstance(spec.observation, Text):
+            raise ValueError(f"{task}: the observation is a Page, but the task shows no text")
         seen = self._translations[task].see(observation)
         if seen.shape != spec.observation.shape:
             raise ValueError(

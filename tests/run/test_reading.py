@@ -58,6 +58,8 @@ def test_an_agent_names_the_action_it_takes(trained):
     assert agent.act(page, task="toy/corridor") in page.actions
     with pytest.raises(ValueError, match="lists no action"):
         agent.act(Page("You are in the red room.", ()), task="toy/corridor")
+    with pytest.raises(ValueError, match="the task shows no text"):
+        agent.act(page, task="toy/target")
     with pytest.raises(ValueError, match="must be a Page"):
         agent.act("You are in the red room.", task="toy/corridor")
 
