@@ -1,8 +1,7 @@
 """Every setting there is, with its meaning, its unit and its default.
 
 A config is a value: frozen, complete, comparable. No code changes one after it is read, and
-nothing outside this file supplies a default. Values of ScaleZero's paper are in the presets
-(`scalezero/presets/`) and listed against these in `docs/fidelity.md`.
+nothing outside this file supplies a default. ScaleZero's own values: presets, `docs/fidelity.md`.
 """
 
 from typing import Annotated, Literal
@@ -255,13 +254,14 @@ class DataSettings(Section):
 
 
 class RunSettings(Section):
-    """How long a run lasts and what it writes, in decisions of each task."""
+    """How long a run lasts and what it writes, in decisions of each task (see docs/glossary.md)."""
 
     decisions: PositiveInt = 100_000
-    """The run's length: decisions of each task (a decision is `action_repeat` simulator steps).
-
-    With dps: of each slot of environments that does not rest. Games of text count only alone.
-    """
+    """The run's length: decisions of each task, each of `action_repeat` simulator steps."""
+    updates: PositiveInt | None = None
+    """Ends the run sooner: after so many updates."""
+    interactions: PositiveInt | None = None
+    """Ends the run sooner: after so many decisions of all tasks together."""
     evaluate_every: PositiveInt = 10_000
     """Between evaluations; there is always one at the end."""
     evaluation_episodes: PositiveInt = 8
@@ -376,6 +376,7 @@ class Config(Section):
         """That every stage can be reached, and that adapters are smaller than what they adapt."""
         dps, model = self.dps, self.model
         updates = self.learn.replay_ratio * (self.run.decisions - self.data.warmup_decisions)
+        updates = min(updates, self.run.updates or updates)
         first = max(dps.first_updates, dps.stage_updates)
         latest = first + (dps.stages - 2) * dps.stage_updates
         require(
@@ -388,9 +389,8 @@ class Config(Section):
         narrow = min(
             model.embed, hidden, *([model.vit_embed, model.vit_hidden] if pictures else [])
         )
-        returns = dps.average * self.run.evaluation_episodes
         require(
-            dps.confidence == 0 or returns > 1,
+            dps.confidence == 0 or dps.average * self.run.evaluation_episodes > 1,
             f"dps.confidence = {dps.confidence} needs more than the one episode it would judge; "
             "raise run.evaluation_episodes or dps.average",
         )

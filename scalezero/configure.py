@@ -83,12 +83,15 @@ def tasks(config: Config) -> "tuple[Task, ...]":
     changes = {n: config.env[n].model_dump(exclude_none=True) for n in config.env}
     found = tuple(find(name, **changes.get(name, {})) for name in config.tasks)
     for task in found if config.dps.on else ():
-        _require_goal(task, config.dps.target)
+        _require_goal(task, config.dps.target, named="target" in changes.get(task.name, {}))
     return found
 
 
-def _require_goal(task: "Task", normalised: float | None) -> None:
-    """Raise a `ConfigError` unless dynamic parameter scaling can say when `task` is solved."""
+def _require_goal(task: "Task", normalised: float | None, *, named: bool) -> None:
+    """Raise a `ConfigError` unless dynamic parameter scaling can say when `task` is solved.
+
+    A target that the user has `named` must not lie above the ceiling; those of some Atari games do.
+    """
     floor, ceiling, target = (f"{x:g}" for x in (task.floor, task.ceiling, task.target))
     name = f'env."{task.name}"'
     if normalised is not None and not -inf < task.floor < task.ceiling < inf:
@@ -100,6 +103,11 @@ def _require_goal(task: "Task", normalised: float | None) -> None:
         raise ConfigError(
             f"{name}.target = {target} must be a number above the task's floor {floor} for dps to "
             "say when it is solved"
+        )
+    if normalised is None and named and task.target > task.ceiling:
+        raise ConfigError(
+            f"{name}.target = {target} is above the task's ceiling {ceiling}; lower it, or raise "
+            f"{name}.ceiling if more can be reached"
         )
 
 

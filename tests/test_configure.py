@@ -181,6 +181,12 @@ def test_impossible_parameter_scaling_is_said_before_a_run(flags, sentence):
             "dps to say when it is solved",
         ),
         (
+            "dmc/cartpole-balance",
+            {"env.dmc/cartpole-balance.target": "1_200"},
+            'env."dmc/cartpole-balance".target = 1200 is above the task\'s ceiling 1000; lower it, '
+            'or raise env."dmc/cartpole-balance".ceiling if more can be reached',
+        ),
+        (
             "toy/count",
             {"dps.target": "0.5"},
             'env."toy/count".floor = nan, ceiling = nan: dps.target is normalised, so both must be '

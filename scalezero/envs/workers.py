@@ -14,16 +14,17 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import numpy as np
 
-from scalezero.envs.spec import Page, Step, Task, TaskError
+from scalezero.envs.spec import Page, Step, SuiteMissing, Task, TaskError
 
 START_SECONDS = 300.0  # for importing a suite and opening a game, on a busy machine
 STEP_SECONDS = 180.0  # for one decision or restart; 6 for Jericho's slowest on a core of its own
@@ -54,6 +55,18 @@ class Game(Protocol):
     def step(self, command: str) -> Shown:
         """Give one command."""
         ...
+
+
+def require(task: Task, packages: Iterable[str], suite: str) -> None:
+    """Raise unless the packages of a suite of games are there, and `task` is as they take it."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise SuiteMissing(
+                f"{task.name}: the package {package} is missing; install it with "
+                f"`pip install 'scalezero[{suite}]'`, which needs a C compiler (gcc)"
+            )
+    if task.action_repeat != 1:
+        raise TaskError(f"{task.name}: action_repeat = {task.action_repeat}, but games take 1")
 
 
 class WorkerFailed(RuntimeError):

@@ -28,7 +28,7 @@ class Agent:
         self.world = world
         self.config = config
         self.tasks = tuple(tasks)
-        self.texts = Texts(config)
+        self.texts = Texts(config, self.tasks)
         self._numbers = {task.name: number for number, task in enumerate(self.tasks)}
         self._history: dict[str, History] = {}
         self._translations: dict[str, Translation] = {}

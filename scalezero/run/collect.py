@@ -1,7 +1,7 @@
 """How experience is gathered: one half of the environments is planned for while the other steps."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,7 +157,7 @@ class Half:
             jnp.ones(()),
             key=key,
         )
-        self.history = _merged(history, self.history, ready)
+        self.history = _merged(history, self.history, ready, where=jnp.where)
         self.pool.send(np.asarray(action), ready)
 
     def _append(self, slot: int, before: Steps, replay: Replay) -> None:
@@ -190,11 +190,13 @@ class Half:
         ]
 
 
-def _merged[Tree](new: Tree, old: Tree | None, ready: np.ndarray) -> Tree:
-    """Slot by slot, the new where it is `ready`, else the old."""
+def _merged[Tree](
+    new: Tree, old: Tree | None, ready: np.ndarray, where: Callable[..., Any] = np.where
+) -> Tree:
+    """Slot by slot, the new where it is `ready`, else the old; `where` is of their kind."""
     if old is None or ready.all():
         return new
-    pick = lambda a, b: np.where(ready.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+    pick = lambda a, b: where(ready.reshape(-1, *[1] * (a.ndim - 1)), a, b)
     return jax.tree.map(pick, new, old)
 
 

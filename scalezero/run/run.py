@@ -65,7 +65,7 @@ class Run:
         self.began = time.monotonic()
         self.finished = False  # the last evaluation was made; a longer run has another one
         self.journals = journals_of(folder.replay, self.replays)
-        self.texts = Texts(config, folder.texts, self._say)
+        self.texts = Texts(config, self.tasks, folder.texts, self._say)
         with ExitStack() as opened:  # what was opened is closed again if the rest fails
             keep = lambda thing: opened.enter_context(closing(thing))
             opened.enter_context(folder.lock())

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Shaped
 
 from scalezero.config import Config
-from scalezero.run.build import table_of
+from scalezero.envs.spec import Task, Text
 
 
 class Texts:
@@ -17,6 +17,7 @@ class Texts:
     def __init__(
         self,
         config: Config,
+        tasks: Sequence[Task],
         folder: Path | None = None,
         say: Callable[[str], None] = lambda message: None,
     ) -> None:
@@ -24,11 +25,12 @@ class Texts:
 
         Args:
             config: Of the run.
+            tasks: Of the run.
             folder: Where texts and embeddings outlive the process.
             say: Told what a user should know.
         """
         self.book = self._library = None
-        if not table_of(config).text_tasks:
+        if not any(isinstance(task.observation, Text) for task in tasks):
             return
         from scalezero.data.book import Book
         from scalezero.run.library import library

@@ -63,11 +63,22 @@ def _train(run: Run) -> Evaluation:
     return result
 
 
+def _over(run: Run) -> bool:
+    """Whether the run has come to its end: it was long enough, or nothing is left to learn."""
+    limits = run.config.run
+    pairs = (
+        (run.decisions, limits.decisions),
+        (run.updates, limits.updates),
+        (run.interactions, limits.interactions),
+    )
+    return run.all_solved or any(limit is not None and made >= limit for made, limit in pairs)
+
+
 def _loop(run: Run, progress: Progress, stop: Stop) -> None:
     settings = run.config.run
     next_log = run.decisions + settings.log_every
     saved = time.monotonic()
-    while run.decisions < settings.decisions and not run.all_solved:
+    while not _over(run):
         stop.check()
         ended = run.turn()
         if run.config.dps.on:
@@ -82,7 +93,7 @@ def _loop(run: Run, progress: Progress, stop: Stop) -> None:
             updates=run.updates,
             returns=ended,
         )
-        if run.next_evaluation <= run.decisions < settings.decisions:
+        if run.next_evaluation <= run.decisions and not _over(run):
             episodes = settings.evaluation_episodes
             result = run.evaluate(episodes, stop.check)
             progress.evaluated(result.means)

@@ -225,3 +225,15 @@ def test_a_run_ends_when_all_tasks_are_solved(tmp_path):
     again = train(config, RunFolder.open(folder.path, config))
     assert len(json.loads(folder.evaluations.read_text())) == len(evaluations)
     assert again.returns == result.returns
+
+
+@pytest.mark.parametrize(("limit", "most"), [("updates", 6), ("interactions", 90)])
+def test_a_run_ends_when_its_updates_or_interactions_are_spent(tmp_path, limit, most):
+    config = tiny(run=SETTINGS["run"] | {limit: most})
+    folder = RunFolder.open(tmp_path / "r", config)
+    train(config, folder)
+    last = json.loads(folder.evaluations.read_text())[-1]
+    assert most <= last[limit] < most + 16  # no more than a turn and the updates it is worth
+    assert last["decisions"] < config.run.decisions
+    train(config, folder)  # the same command again: there is nothing to go on with
+    assert json.loads(folder.evaluations.read_text())[-1] == last
