@@ -19,7 +19,7 @@ setup: .venv/installed  ## install everything into .venv
 	$(UV) sync --locked --extra dev $(LESS)
 	@touch $@
 
-quickstart: setup  ## train one model on four unlike tasks
+quickstart: setup  ## train one model on five unlike tasks
 	.venv/bin/scalezero train --preset quickstart
 
 test: setup  ## run the whole suite

@@ -14,6 +14,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Discount = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ConfigError(ValueError):
@@ -101,16 +102,14 @@ class ModelSettings(Section):
         )
         require(
             self.latent_norm != "sim" or self.embed % 8 == 0,
-            f'model.embed = {self.embed} is not a multiple of 8, which model.latent_norm = "sim" '
-            "needs",
+            f'model.embed = {self.embed} must be a multiple of 8 for model.latent_norm = "sim"',
         )
         require(
             self.experts == 0 or self.expert_picks <= self.experts,
             f"model.expert_picks = {self.expert_picks} is more than model.experts = {self.experts}",
         )
-        require(
-            self.bins % 2 == 1 and self.bins > 1, f"model.bins = {self.bins} must be odd, above 1"
-        )
+        odd = self.bins % 2 == 1 and self.bins > 1
+        require(odd, f"model.bins = {self.bins} must be odd, above 1")
         return self
 
 
@@ -191,8 +190,8 @@ class LearnSettings(Section):
     """Decisions in a training window."""
     n_step: PositiveInt = 5
     """Rewards in a value target before it bootstraps."""
-    discount: Annotated[float, Field(gt=0, lt=1)] = 0.99
-    """For each decision."""
+    discount: Discount = 0.99
+    """For each decision, of tasks without their own."""
     rows: PositiveInt = 16
     """Windows of each slot in a batch; there is one slot for each task."""
     recent: Fraction = 0.0
@@ -324,6 +323,8 @@ class EnvSettings(Section):
     """Simulator steps for each decision."""
     max_decisions: PositiveInt | None = None
     """Decisions until the time limit."""
+    discount: Discount | None = None
+    """For each decision, in place of `learn.discount`."""
     options: dict[str, str | int | float] | None = None
     """dmc: engine, threads; atari: sticky, noops, threads; jericho: games, location, inventory,
     listing; textworld: world."""
@@ -386,9 +387,8 @@ class Config(Section):
         )
         hidden = model.expert_width if model.experts else model.shared_width
         pictures = dps.encoder and model.image_encoder == "vit"
-        narrow = min(
-            model.embed, hidden, *([model.vit_embed, model.vit_hidden] if pictures else [])
-        )
+        widths = [model.vit_embed, model.vit_hidden] if pictures else []
+        narrow = min(model.embed, hidden, *widths)
         require(
             dps.confidence == 0 or dps.average * self.run.evaluation_episodes > 1,
             f"dps.confidence = {dps.confidence} needs more than the one episode it would judge; "

@@ -3,6 +3,7 @@ import pytest
 from scalezero import configure
 from scalezero.config import Config
 from scalezero.configure import ConfigError
+from scalezero.run.build import table_of
 
 
 def said(**kinds) -> str:
@@ -71,6 +72,14 @@ def test_changes_to_a_task_reach_it():
     flags = {"env.toy/catch.target": "3", "env.toy/catch.floor": "1"}
     (task,) = configure.tasks(configure.resolve(tasks=["toy/catch"], flags=flags))
     assert (task.target, task.floor) == (3, 1)
+
+
+def test_a_task_may_have_a_discount_of_its_own():
+    names = ("toy/catch", "gym/CartPole-v1")
+    flags = {"env.gym/CartPole-v1.discount": "0.5", "learn.discount": "0.9"}
+    table = table_of(configure.resolve(tasks=names, flags=flags))
+    assert table.names == ("gym/CartPole-v1", "toy/catch")
+    assert table.discount == (0.5, 0.9)
 
 
 def test_changed_names_the_keys_that_differ():

@@ -92,7 +92,7 @@ def in_slot_order(tasks: Sequence[Task]) -> tuple[Task, ...]:
 
 
 def task_table(tasks: Sequence[Task], discount: float) -> TaskTable:
-    """The table of `tasks`, which are in slot order.
+    """The table of `tasks`, which are in slot order; `discount` is that of tasks without their own.
 
     Raises:
         ConfigError: Two tasks show pictures of different shapes, or a task lists actions without
@@ -131,5 +131,5 @@ def task_table(tasks: Sequence[Task], discount: float) -> TaskTable:
         dimensions=tuple(t.action.size if isinstance(t.action, Continuous) else 0 for t in tasks),
         vocabulary=tuple(vocabulary),
         reward_scale=tuple(t.reward_scale for t in tasks),
-        discount=tuple(discount for _ in tasks),
+        discount=tuple(discount if t.discount is None else t.discount for t in tasks),
     )

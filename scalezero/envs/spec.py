@@ -142,6 +142,7 @@ class Task:
     target: float  # the return from which the task counts as solved
     source: str  # where floor, ceiling and target are from
     reward_scale: float = 1.0  # the learner's reward for a reward of 1; scores are not scaled
+    discount: float | None = None  # for each decision; without one, the run's
     options: Mapping[str, str | int | float] = field(
         default_factory=dict
     )  # for the suite's adapter
