@@ -69,10 +69,10 @@ def _settle_in() -> None:
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, str]]:
     """The options of a command line, and the settings it changes, as typed, by dotted key."""
     options, rest = _parser().parse_known_args(arguments)
-    if rest and options.verb not in (train, check):
+    if rest and options.verb not in CONFIGURED:
         raise ConfigError(f"scalezero: {rest[0]} is not understood; see scalezero --help")
     named = {key: text for key, text in vars(options).items() if "." in key}
-    if options.verb in (train, check) and "seed" in options:
+    if options.verb in CONFIGURED and "seed" in options:
         named["seed"] = options.seed
     return options, named | dict(_pairs(rest))
 
@@ -109,6 +109,42 @@ def check(options: argparse.Namespace, flags: dict[str, str]) -> int:
 
     call(config, timed=options.time).show()
     return 0
+
+
+def bench(options: argparse.Namespace, flags: dict[str, str]) -> int:
+    """Measure how fast a part of a run is on this machine, and how fast it could be."""
+    from scalezero.bench import bench as measure
+
+    if options.part not in measure.parts():
+        raise ConfigError(f"{options.part}: must be one of {', '.join(measure.parts())}")
+    if options.like:
+        given = options.preset or options.config or options.tasks
+        if given or options.part != "end-to-end":
+            raise ConfigError(
+                "--like: stands for a whole config, measured end to end; give it as in "
+                "scalezero bench end-to-end --like NAME"
+            )
+        options.config = measure.like(options.like)
+    elif not (options.preset or options.config or options.tasks):
+        options.preset = "quickstart"
+    config = _config(options, flags)
+    made = measure.bench(
+        options.part,
+        config,
+        seconds=float(options.seconds),
+        rows=options.rows,
+        alone=options.like is not None,
+    )
+    if options.out:
+        made.save(options.out)
+    if options.json:
+        print(json.dumps(made.headline() if options.like else made.as_json()))
+    else:
+        made.show()
+    return 0
+
+
+CONFIGURED = (train, check, bench)  # the verbs that take settings
 
 
 def evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
@@ -203,20 +239,23 @@ def _parser() -> Parser:
         says = verb.__doc__
         made = verbs.add_parser(verb.__name__, help=says, description=says, allow_abbrev=False)
         made.set_defaults(verb=verb)
-        if verb in (train, check, evaluate, play, export, tasks, doctor):
-            where = "folder of Jericho's story files (default: $SCALEZERO_JERICHO_GAMES)"
-            made.add_argument("--jericho-games", metavar="DIR", type=Path, help=where)
+        where = "folder of Jericho's story files (default: $SCALEZERO_JERICHO_GAMES)"
+        made.add_argument("--jericho-games", metavar="DIR", type=Path, help=where)
         return made
 
-    for verb in (train, check):
+    for verb in CONFIGURED:
         each = add(verb)
-        each.usage = (
-            f"scalezero {verb.__name__} (--preset NAME | --tasks TASK …) [--setting VALUE …]"
-        )
+        first = "" if verb is not bench else " PART"
+        given = "(--preset NAME | --tasks TASK …) [--setting VALUE …]"
+        each.usage = f"scalezero {verb.__name__}{first} {given}"
         each.add_argument("--preset", metavar="NAME", help=", ".join(configure.presets()))
         each.add_argument("--config", metavar="FILE", type=Path, help="a TOML file, over a preset")
-        where = "run directory (default: runs/<preset>-s<seed>); a run in it goes on"
-        each.add_argument("--run", metavar="DIR", type=Path, help=where)
+        each.set_defaults(run=None)
+        if verb is bench:
+            _add_measuring(each)
+        else:
+            where = "run directory (default: runs/<preset>-s<seed>); a run in it goes on"
+            each.add_argument("--run", metavar="DIR", type=Path, help=where)
         each.add_argument(
             "--dps",
             dest="dps.on",
@@ -256,6 +295,20 @@ def _parser() -> Parser:
     for verb in (tasks, doctor):
         add(verb).add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _add_measuring(parser: Parser) -> None:
+    """The options of `bench` alone."""
+    what = "search, experts, encoder, environments, replay, update, collection or end-to-end"
+    parser.add_argument("part", metavar="PART", help=what)
+    like = "end-to-end: settings of another program's measurement, as in lightzero-dmc-small"
+    parser.add_argument("--like", metavar="NAME", help=like)
+    rows = "search: rows planned for at once; experts: tokens; encoder: observations of all tasks"
+    parser.add_argument("--rows", metavar="N", type=_count, nargs="+", default=(), help=rows)
+    repeat = "seconds to repeat each call for (default: 5)"
+    parser.add_argument("--seconds", metavar="N", type=_count, default=5, help=repeat)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="write JSON to a file")
 
 
 def _add_settings(parser: Parser) -> None:

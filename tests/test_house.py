@@ -27,7 +27,8 @@ ARROWS = {
     "report": ("envs.spec", "envs.catalog"),
     "configure": ("config", "envs"),
     "run": ("agent", "nets", "data", "envs", "config", "configure"),
-    "cli": ("run", "data.growing", "envs", "config", "configure"),
+    "bench": ("agent", "nets", "data", "envs", "run", "config", "configure"),
+    "cli": ("run", "bench", "data.growing", "envs", "config", "configure"),
     "__main__": ("cli",),
     "__init__": ("run", "config", "configure"),
 }

@@ -319,7 +319,7 @@ def world(config: Config, tasks: TaskTable, *, key: PRNGKeyArray) -> World:
         shape=shape,
         support_limit=size.support,
         bins=size.bins,
-        precision=_precision(size),
+        precision=precision_of(size),
     )
 
 
@@ -372,7 +372,8 @@ def _text(size: ModelSettings, reading: TextSettings, *, key: PRNGKeyArray) -> d
     }
 
 
-def _precision(size: ModelSettings) -> str:
+def precision_of(size: ModelSettings) -> str:
+    """The type of the backbone's matrix products on this machine."""
     if size.precision != "auto":
         return size.precision
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"

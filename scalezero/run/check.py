@@ -16,14 +16,14 @@ from rich.table import Table
 from scalezero.agent.act import empty_history
 from scalezero.agent.learner import Learner, update_many
 from scalezero.agent.optimiser import optimiser
-from scalezero.agent.records import Batch, Observation
 from scalezero.agent.stages import trainable
 from scalezero.agent.world import World
 from scalezero.config import Config, ConfigError
 from scalezero.data.replay import Replay
 from scalezero.envs.spec import Task
-from scalezero.nets.text import MINILM
-from scalezero.run.build import candidates_of, lanes_of, learner_of, table_of, tasks_of
+from scalezero.run import inputs
+from scalezero.run.build import candidates_of, lanes_of, learner_of, tasks_of
+from scalezero.run.inputs import library_shape
 
 TIMED = 5  # calls of which the median counts
 
@@ -94,7 +94,7 @@ def check(config: Config, *, timed: bool = False) -> Sizes:
     rule = optimiser(config.learn, 1)
     state: Learner = eqx.filter_eval_shape(lambda: learner_of(config, rule))
     stages = config.dps.stages if config.dps.on else 1
-    library = library_shape(state.world, config)
+    library = library_shape(config)
     parts = {name: getattr(state.world, name) for name in World.__dataclass_fields__}
     counts = {name: sum(x.size for x in arrays(part)) for name, part in parts.items()}
     return Sizes(
@@ -138,9 +138,8 @@ def update_seconds(config: Config, stage: int) -> float:
     """Seconds that one update takes at one stage: the median of `TIMED` calls, once compiled."""
     rule, learn = optimiser(config.learn, 1), config.learn
     state = learner_of(config, rule, stage)
-    task, batches = blank_batches(config)
-    shape = library_shape(state.world, config)
-    library, took = jnp.zeros(shape.shape, shape.dtype), []
+    task, batches = inputs.batches(config, key=jax.random.key(0))
+    library, took = inputs.library(config, key=jax.random.key(1)), []
     for _ in range(1 + TIMED):
         began = time.perf_counter()
         state, metrics = update_many(state, batches, task, library, learn, rule)
@@ -149,35 +148,10 @@ def update_seconds(config: Config, stage: int) -> float:
     return statistics.median(took[1:]) / learn.updates_per_call
 
 
-def blank_batches(config: Config) -> tuple[Array, Batch]:
-    """The tasks of the slots of one call's batches, and such batches, all rows known."""
-    table, learn = table_of(config), config.learn
-    transitions = learn.unroll + learn.n_step
-    lead = (learn.updates_per_call, table.tasks, learn.rows)
-    candidates = table.candidates(config.search.candidates)
-    seen = lambda slots, *shape: (lead[0], slots, learn.rows, transitions + 1, *shape)
-    pictures = table.tasks - table.vector_tasks - table.text_tasks
-    batch = Batch(
-        observation=Observation(
-            jnp.zeros(seen(table.vector_tasks, table.vector_size)),
-            jnp.zeros(seen(pictures, *table.image_shape), jnp.uint8),
-            jnp.zeros(seen(table.text_tasks, 1 + table.most_listed), jnp.int32),
-        ),
-        action=jnp.zeros((*lead, transitions, table.action_width)),
-        candidates=jnp.zeros((*lead, learn.unroll, candidates, table.action_width)),
-        policy=jnp.full((*lead, learn.unroll, candidates), 1 / candidates),
-        valid=jnp.ones((*lead, learn.unroll, candidates), bool),
-        reward=jnp.zeros((*lead, transitions)),
-        ending=jnp.zeros((*lead, transitions + 1), jnp.uint8),
-        known=jnp.ones((*lead, transitions + 1), bool),
-    )
-    return jnp.broadcast_to(jnp.arange(table.tasks), lead[:2]), batch
-
-
 def tree_bytes(world: World, config: Config) -> int:
     """The tree of one search over half of the environments of every task."""
     slots, rows, table = world.tasks.tasks, config.data.envs // 2, world.tasks
-    library = library_shape(world, config)
+    library = library_shape(config)
 
     def root(world: World, library: Array) -> PyTree:
         bound = world.bind(jnp.arange(slots), world.tasks.vector_tasks, library)
@@ -189,16 +163,6 @@ def tree_bytes(world: World, config: Config) -> int:
     cache, actions, prior = eqx.filter_eval_shape(root, world, library)
     words = 5 * slots * rows + 6 * prior.size  # mctx: of each node, and of each of its children
     return (config.search.simulations + 1) * (held(cache) + held(actions) + 4 * words)
-
-
-def library_shape(world: World, config: Config) -> jax.ShapeDtypeStruct:
-    """The library of texts at the start of a run; nothing without text."""
-    text = config.text
-    if world.text is None:
-        return jax.ShapeDtypeStruct((0, 0), jnp.float32)
-    if text.trains:
-        return jax.ShapeDtypeStruct((text.capacity, text.tokens), jnp.int32)
-    return jax.ShapeDtypeStruct((text.capacity, MINILM.embed), jnp.float32)
 
 
 def batch_bytes(tasks: tuple[Task, ...], world: World, config: Config) -> int:

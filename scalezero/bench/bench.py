@@ -1,0 +1,133 @@
+"""Measure a part of a run at a size: the verb `bench`."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from scalezero import configure
+from scalezero.agent.world import precision_of
+from scalezero.bench.ceilings import Ceilings, ceilings
+from scalezero.bench.measure import Measurement
+from scalezero.bench.parts import PARTS
+from scalezero.bench.whole import collection, end_to_end
+from scalezero.config import Config, ConfigError
+from scalezero.envs import catalog
+from scalezero.run.folder import this_start, write
+from scalezero.run.logs import plain
+
+LIKE = Path(__file__).parent / "like"  # other programs' settings, as ours
+
+WORLDS = ("environments", "collection", "end-to-end")  # parts that need the suites
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured, on what, of what."""
+
+    part: str
+    config: Config
+    ceilings: Ceilings
+    measurements: tuple[Measurement, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for `json.dumps`."""
+        return plain(
+            {
+                "part": self.part,
+                "config": self.config.model_dump(exclude_none=True),
+                "ran_on": this_start(),
+                "ceilings": asdict(self.ceilings),
+                "measurements": [each.as_json(self.ceilings) for each in self.measurements],
+            }
+        )
+
+    def headline(self) -> dict[str, float]:
+        """The two figures of an end-to-end measurement that programs are compared by."""
+        rates = {each.name: each.rate for each in self.measurements}
+        return {"decisions_per_s": rates["decide"], "windows_per_s": rates["learn"]}
+
+    def save(self, path: Path) -> None:
+        """Write it all to a file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, json.dumps(self.as_json(), indent=1) + "\n")
+
+    def show(self, console: Console | None = None) -> None:
+        """Print the table."""
+        console, top = console or Console(), self.ceilings
+        can = f"{top.device}: {top.flops / 1e9:,.0f} GFLOP/s in one large product, "
+        can += f"{top.bytes / 1e9:,.1f} GB/s read from one large array"
+        table = Table("what", title=can, title_justify="left")
+        headings = ("ms a call", "10–90 %", "a second", "GFLOP/s", "GB/s", "of the limit")
+        for heading in headings:
+            table.add_column(heading, justify="right")
+        for each in self.measurements:
+            time, work = each.timing, each.work
+            known = work.flops > 0 or work.bytes > 0
+            table.add_row(
+                each.name,
+                f"{1e3 * time.median:,.2f}",
+                f"{1e3 * time.low:,.2f}–{1e3 * time.high:,.2f}",
+                f"{each.rate:,.0f} {each.unit}",
+                f"{work.flops / time.median / 1e9:,.1f}" if work.flops else "",
+                f"{work.bytes / time.median / 1e9:,.1f}" if work.bytes else "",
+                f"{each.share(top):.0%}" if known else "",
+            )
+        console.print(table)
+        for each in self.measurements:
+            for name, value in (each.notes or {}).items():
+                words = name.replace("_", " ")
+                said = f"{value:.1%}" if name.startswith("share") else f"{value:,.1f}"
+                console.print(f"{each.name}: {words} {said}", highlight=False)
+
+
+def likes() -> tuple[str, ...]:
+    """The names of other programs' settings."""
+    return tuple(sorted(path.stem for path in LIKE.glob("*.toml")))
+
+
+def like(name: str) -> Path:
+    """The file that holds another program's settings."""
+    if name not in likes():
+        raise ConfigError(f"--like {name}: must be one of {', '.join(likes())}")
+    return LIKE / f"{name}.toml"
+
+
+def bench(
+    part: str, config: Config, *, seconds: float, rows: Sequence[int] = (), alone: bool = False
+) -> Bench:
+    """Measure one part of the run that `config` describes, or all of it.
+
+    Args:
+        part: One of `parts()`.
+        config: Of the run.
+        seconds: To repeat each call for, once it is compiled.
+        rows: Sizes, where the part has one: rows of a search, tokens of a layer of experts.
+        alone: End to end, leave out training as a run does it, decisions and updates at once.
+    """
+    for task in configure.tasks(config):  # what is missing is said before anything is measured
+        if part in WORLDS:
+            catalog.require(task)
+    top = ceilings(precision_of(config.model))
+    return Bench(part, config, top, tuple(_measured(part, config, seconds, rows, not alone)))
+
+
+def parts() -> tuple[str, ...]:
+    """What can be measured."""
+    return (*PARTS, "collection", "end-to-end")
+
+
+def _measured(
+    part: str, config: Config, seconds: float, rows: Sequence[int], both: bool
+) -> Iterator[Measurement]:
+    match part:
+        case "collection":
+            yield from collection(config, seconds)
+        case "end-to-end":
+            yield from end_to_end(config, seconds, both=both)
+        case _:
+            yield from PARTS[part](config, seconds, rows)

@@ -1,0 +1,237 @@
+"""The parts of a run, each measured alone, on inputs in the shapes that a run has."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from scalezero.agent.act import act, empty_history
+from scalezero.agent.learner import update, update_many
+from scalezero.agent.optimiser import optimiser
+from scalezero.bench.measure import Measurement, timed
+from scalezero.bench.work import Work, work
+from scalezero.config import Config, ConfigError
+from scalezero.data.mixture import Mixture
+from scalezero.envs.pool import Pool
+from scalezero.envs.spec import Continuous, Discrete, Task
+from scalezero.nets.experts import Experts, experts
+from scalezero.run import inputs
+from scalezero.run.build import learner_of, replays_of, table_of, tasks_of, world_of
+from scalezero.run.collect import batch_of
+from scalezero.run.texts import Texts
+
+TOKENS = (16, 64, 256, 1_024, 4_096, 16_384)
+
+
+def search(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Measurement]:
+    """One search: encode, root, simulations, decision; for all tasks' rows together."""
+    world, table = world_of(config), table_of(config)
+    task, library = jnp.arange(table.tasks), inputs.library(config, key=jax.random.key(1))
+    for count in rows or (table.tasks * config.data.envs // 2,):
+        each = _rows(count, table.tasks)
+        history = empty_history(world, table.tasks, each, config.search.context)
+        seen = inputs.observation(table, each, key=jax.random.key(2))
+        first, explore = jnp.zeros((table.tasks, each), bool), jnp.ones(())
+
+        def call(history=history, seen=seen, first=first, explore=explore):
+            key = jax.random.key(3)
+            return act(world, task, history, seen, library, first, config.search, explore, key=key)
+
+        took = timed(call, seconds)
+        yield Measurement(f"search of {count:,} rows", took, count, "decisions", work(call))
+
+
+def expert_layers(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Measurement]:
+    """One layer of experts, forward and backward, against a dense layer as wide as what is used."""
+    size = config.model
+    if not size.experts:
+        raise ConfigError("model.experts = 0: there are no experts to measure")
+    make = lambda count, picks: experts(
+        size.embed,
+        count,
+        size.expert_width,
+        size.shared_width,
+        picks,
+        size.router,
+        key=jax.random.key(0),
+    )
+    routed, single = make(size.experts, size.expert_picks), make(1, 1)
+    one = jnp.zeros_like(routed.router.weight).at[0].set(1.0)
+    stuck = eqx.tree_at(lambda layer: layer.router.weight, routed, one)
+    for tokens in rows or TOKENS:
+        x = jax.random.normal(jax.random.key(1), (tokens, size.embed))
+        kinds = {
+            "even": (routed, x),
+            "all to one": (stuck, jnp.abs(x)),
+            "one expert alone": (single, x),
+        }
+        for name, (layer, given) in kinds.items():
+            forward = eqx.filter_jit(lambda layer, x: layer(x)[0])
+            backward = eqx.filter_jit(eqx.filter_grad(_squared))
+            needed = work(_alone, single, given)
+            for way, call, times in (("forward", forward, 1), ("and backward", backward, 3)):
+                took = timed(
+                    lambda call=call, layer=layer, given=given: call(layer, given), seconds
+                )
+                named = f"{tokens:,} tokens, {name}, {way}"
+                yield Measurement(named, took, tokens, "tokens", needed * times)
+
+
+def encoders(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Measurement]:
+    """The encoders of one kind of observation each, on what all its tasks show."""
+    world, table = world_of(config), table_of(config)
+    library = inputs.library(config, key=jax.random.key(1))
+    kinds = np.array([task.kind for task in tasks_of(config)])
+    for count in rows or (table.tasks * config.data.envs,):
+        each = _rows(count, table.tasks)
+        seen = inputs.observation(table, each, key=jax.random.key(2))
+        for name, kind in (("vector", 0), ("image", 1), ("text", 2)):
+            slots = np.flatnonzero(kinds == kind)
+            if not len(slots):
+                continue
+            empty = jax.tree.map(lambda x: x[:0], seen)
+            shown = eqx.tree_at(lambda o, n=name: getattr(o, n), empty, getattr(seen, name))
+            vectors = len(slots) if name == "vector" else 0
+
+            def encode(world, shown, slots=slots, vectors=vectors):
+                return world.bind(jnp.asarray(slots), vectors, library).encode(shown)
+
+            compiled = eqx.filter_jit(encode)
+            took = timed(lambda c=compiled, s=shown: c(world, s), seconds)
+            found = len(slots) * each
+            named = f"{name} encoder, {found:,} observations"
+            yield Measurement(named, took, found, "observations", work(encode, world, shown))
+
+
+def environments(config: Config, seconds: float, _: Sequence[int]) -> Iterator[Measurement]:
+    """The environments of each task alone, then all together; actions at random."""
+    tasks = tasks_of(config)
+    groups = [*((task,) for task in tasks), *([tasks] if len(tasks) > 1 else [])]
+    for group in groups:
+        texts = Texts(config, group)
+        pool = Pool(group, config.data.envs, seed=0, training=True, read=texts.read)
+        random = np.random.default_rng(0)
+        width = max(task.action.width for task in group)
+        try:
+            pool.reset()
+
+            def step(pool=pool, group=group, width=width, random=random):
+                drawn = [_drawn(task, config.data.envs, width, random) for task in group]
+                pool.send(np.stack(drawn))
+                return pool.recv().reward
+
+            took = timed(step, seconds)
+        finally:
+            pool.close()
+        named = group[0].name if len(group) == 1 else "all tasks together"
+        yield Measurement(named, took, len(group) * config.data.envs, "decisions")
+
+
+def replay(config: Config, seconds: float, _: Sequence[int]) -> Iterator[Measurement]:
+    """Sampling the batches of one call from replays of 20,000 rows each, and handing them over."""
+    mixture = filled(config, 20_000)
+    learn, random = config.learn, np.random.default_rng(0)
+    count = len(mixture.replays)
+
+    def sample():
+        return mixture.sample(
+            np.arange(count),
+            learn.rows,
+            learn.unroll,
+            learn.n_step,
+            learn.recent,
+            learn.updates_per_call,
+            random,
+        )
+
+    windows = learn.updates_per_call * count * learn.rows
+    size = sum(x.nbytes for x in jax.tree.leaves(vars(sample())) if isinstance(x, np.ndarray))
+    moved = Work(0.0, 2.0 * size)
+    yield Measurement("sample", timed(sample, seconds), windows, "windows", moved)
+    took = timed(lambda: batch_of(sample()), seconds)
+    yield Measurement("sample, to the device", took, windows, "windows", moved)
+
+
+def updates(config: Config, seconds: float, _: Sequence[int]) -> Iterator[Measurement]:
+    """Updates as a run makes them, on made-up batches."""
+    rule = optimiser(config.learn, 1_000_000)
+    state = learner_of(config, rule)
+    task, batches = inputs.batches(config, key=jax.random.key(0))
+    library = inputs.library(config, key=jax.random.key(1))
+    count = config.learn.updates_per_call
+    one = lambda tree: jax.tree.map(lambda x: x[0], tree)
+    needed = work(lambda s: update(s, one(batches), task[0], library, config.learn, rule), state)
+
+    def call():
+        nonlocal state
+        state, metrics = update_many(state, batches, task, library, config.learn, rule)
+        return metrics
+
+    took = timed(call, seconds)
+    windows = count * task.shape[1] * config.learn.rows
+    notes = {"updates_per_second": count / took.median}
+    named = f"{count} updates of {windows // count:,} windows"
+    yield Measurement(named, took, windows, "windows", needed * count, notes)
+
+
+PARTS: dict[str, Callable[[Config, float, Sequence[int]], Iterator[Measurement]]] = {
+    "search": search,
+    "experts": expert_layers,
+    "encoder": encoders,
+    "environments": environments,
+    "replay": replay,
+    "update": updates,
+}
+
+
+def filled(config: Config, rows: int) -> Mixture:
+    """Replays of the config's tasks with so many rows of noise each, in whole episodes."""
+    replays, random = replays_of(config), np.random.default_rng(0)
+    lanes = np.arange(config.data.envs)
+    for store in replays:
+        task, count = store.task, store.candidates
+        for moment in range(rows // len(lanes)):
+            over = np.full(len(lanes), moment % 100 == 99, np.uint8)
+            drawn = _drawn(task, len(lanes), task.action.width, random)
+            store.append(
+                lanes,
+                np.zeros((len(lanes), *task.observation.shape), task.observation.dtype),
+                drawn,
+                np.full((len(lanes), count), 1 / count, np.float32),
+                np.zeros((len(lanes), count, task.action.width), np.float32),
+                np.zeros(len(lanes), np.float32),
+                np.zeros(len(lanes), np.float32),
+                over,
+            )
+    return Mixture(replays)
+
+
+def _rows(count: int, slots: int) -> int:
+    """Rows of each slot."""
+    if count % slots:
+        raise ConfigError(f"--rows {count}: must be a multiple of the {slots} tasks")
+    return count // slots
+
+
+def _drawn(task: Task, envs: int, width: int, random: np.random.Generator) -> np.ndarray:
+    """Actions at random, padded to `width`; of a page, the first that it lists."""
+    action = np.zeros((envs, width), np.float32)
+    match task.action:
+        case Continuous(size=size):
+            action[:, :size] = random.uniform(-1, 1, (envs, size))
+        case Discrete(count=count):
+            action[:, 0] = random.integers(count, size=envs)
+    return action
+
+
+def _squared(layer: Experts, x: Array) -> Array:
+    return jnp.sum(jnp.square(layer(x)[0]))
+
+
+def _alone(layer: Experts, x: Array) -> Array:
+    """What a layer must do for each token: one expert, and the shared one."""
+    expert = jax.tree.map(lambda leaf: leaf[0], layer.routed)
+    return jax.vmap(lambda token: expert(token) + layer.shared(token))(x)

@@ -1,0 +1,84 @@
+"""How much must a computation do: operations of its products, and bytes that they touch?
+
+Counted in what JAX traces, before anything is compiled, so it says what the algorithm asks for and
+not what a compiler made of it. Of the ways that a switch may go the cheapest counts: for experts,
+an even load.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import equinox as eqx
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations (a multiply-add is two), and bytes of the operands and results of products."""
+
+    flops: float
+    bytes: float
+
+    def __add__(self, other: "Work") -> "Work":
+        """Both."""
+        return Work(self.flops + other.flops, self.bytes + other.bytes)
+
+    def __mul__(self, times: int) -> "Work":
+        """So many times."""
+        return Work(times * self.flops, times * self.bytes)
+
+    def seconds(self, flops: float, bytes: float) -> float:
+        """The least it takes with so many operations and bytes per second."""
+        return max(self.flops / flops, self.bytes / bytes)
+
+
+NO_WORK = Work(0.0, 0.0)
+
+
+def work(function: Callable[..., Any], *args: Any) -> Work:
+    """What `function` must do when called with `args`, or with shapes like theirs."""
+    traced, *_ = eqx.filter_make_jaxpr(function)(*args)
+    return _total(traced.jaxpr)
+
+
+def _total(jaxpr: Any) -> Work:
+    return sum((_of(equation) for equation in jaxpr.eqns), start=NO_WORK)
+
+
+def _of(equation: Any) -> Work:
+    match equation.primitive.name:
+        case "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            depth = prod(shape[axis] for axis in contracted)
+            return Work(2.0 * depth * _size(equation.outvars), _touched(equation))
+        case "conv_general_dilated":
+            kernel = equation.invars[1].aval
+            out = equation.params["dimension_numbers"].rhs_spec[0]
+            depth = kernel.size / kernel.shape[out]
+            return Work(2.0 * depth * _size(equation.outvars), _touched(equation))
+        case "cond":
+            return min(map(_total, _inner(equation)), key=lambda each: (each.flops, each.bytes))
+        case "scan":
+            return sum(map(_total, _inner(equation)), start=NO_WORK) * equation.params["length"]
+        case _:  # of a loop of unknown length, one round
+            return sum(map(_total, _inner(equation)), start=NO_WORK)
+
+
+def _inner(equation: Any) -> Iterator[Any]:
+    """The programs inside an equation."""
+    for value in equation.params.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            inner = getattr(each, "jaxpr", each)
+            if hasattr(inner, "eqns"):
+                yield inner
+
+
+def _size(variables: Any) -> int:
+    return sum(variable.aval.size for variable in variables)
+
+
+def _touched(equation: Any) -> float:
+    both = (*equation.invars, *equation.outvars)
+    return float(sum(each.aval.size * each.aval.dtype.itemsize for each in both))

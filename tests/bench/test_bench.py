@@ -1,0 +1,123 @@
+"""That every part is measured, and says what of and against what. How long it takes is no law."""
+
+import json
+
+import pytest
+
+from scalezero import configure
+from scalezero.bench.bench import bench, like, likes, parts
+from scalezero.cli import main
+
+SMALL = {
+    "model.embed": "16",
+    "model.layers": "1",
+    "model.heads": "2",
+    "model.experts": "2",
+    "model.expert_width": "16",
+    "model.shared_width": "16",
+    "model.head_width": "16",
+    "model.vit_embed": "16",
+    "model.vit_depth": "1",
+    "search.simulations": "2",
+    "search.candidates": "3",
+    "learn.rows": "2",
+    "learn.unroll": "2",
+    "learn.n_step": "2",
+    "learn.updates_per_call": "2",
+    "data.envs": "4",
+    "data.replay_rows": "4096",
+    "data.warmup_decisions": "0",
+}
+TASKS = ("toy/target", "toy/catch")
+ROWS = {"search": (4, 8), "experts": (8, 64), "encoder": (4,)}
+UNITS = {
+    "search": "decisions",
+    "experts": "tokens",
+    "encoder": "observations",
+    "environments": "decisions",
+    "replay": "windows",
+    "update": "windows",
+    "collection": "decisions",
+}
+
+
+@pytest.fixture(scope="module")
+def config():
+    return configure.resolve(tasks=TASKS, flags=SMALL)
+
+
+@pytest.mark.parametrize("part", UNITS)
+def test_every_part_is_measured(part, config):
+    made = bench(part, config, seconds=0.0, rows=ROWS.get(part, ()))
+    said = json.loads(json.dumps(made.as_json()))
+    assert said["part"] == part and said["ceilings"]["flops"] > 0 and said["ceilings"]["bytes"] > 0
+    for each in said["measurements"]:
+        assert each["unit"] == UNITS[part] and each["items"] > 0
+        assert 0 < each["seconds"]["low"] <= each["seconds"]["median"] <= each["seconds"]["high"]
+        counted = part in ("search", "experts", "encoder", "update")
+        assert (each["flops"] > 0) == counted
+
+
+def test_a_search_of_more_rows_is_more_work(config):
+    few, many = bench("search", config, seconds=0.0, rows=(4, 8)).measurements
+    assert many.work.flops == 2 * few.work.flops and (few.items, many.items) == (4, 8)
+
+
+def test_routing_has_no_part_in_what_experts_must_do(config):
+    made = bench("experts", config, seconds=0.0, rows=(64,)).measurements
+    assert len({each.work for each in made}) == 2  # forward, and with the way back
+
+
+@pytest.mark.slow
+def test_the_whole_loop_is_measured_as_the_command_line_asks(tmp_path, capsys):
+    flags = [word for key, value in SMALL.items() for word in (f"--{key}", value)]
+    out = tmp_path / "deep" / "whole.json"
+    words = ["bench", "end-to-end", "--tasks", *TASKS, *flags, "--seconds", "1", "--out", str(out)]
+    assert main(words) == 0
+    named = {each["name"]: each for each in json.loads(out.read_text())["measurements"]}
+    assert named.keys() == {"decide", "learn", "train"}
+    assert named["learn"]["items"] == 2 * 2 * 2  # updates of a call, tasks, rows
+    assert named["decide"]["items"] == 2 * 2  # half of the environments of two tasks
+    for share in ("share_learner_idle", "share_waiting_for_environments"):
+        assert all(0 <= each.get(share, 0) <= 1 for each in named.values())
+    assert "decide" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", likes())
+def test_the_settings_of_others_are_what_was_measured_of_them(name):
+    config = configure.resolve(file=like(name))
+    paper = name.endswith("paper")
+    assert (config.model.embed, config.model.layers) == ((768, 4) if paper else (128, 2))
+    assert (config.model.heads, config.model.experts) == ((24, 8) if paper else (4, 4))
+    assert config.search.simulations == (50 if paper else 16)
+    assert config.data.envs == 8
+    assert all(task.startswith(name.split("-")[1]) for task in config.tasks)
+    if "dmc" in name:
+        assert config.search.candidates == (20 if paper else 16)
+        assert len(config.tasks) * config.learn.rows == (128 if paper else 512)
+    else:
+        assert len(config.tasks) * config.learn.rows == 64 and config.learn.unroll == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["searching"], "searching: must be one of search, experts, encoder, "),
+        (["end-to-end", "--like", "lightzero"], "--like lightzero: must be one of lightzero-"),
+        (["search", "--like", "lightzero-dmc-small"], "--like: stands for a whole config"),
+        (["search", "--tasks", *TASKS, "--rows", "7"], "--rows 7: must be a multiple of the 2 "),
+        (["experts", "--tasks", "toy/catch", "--model.experts", "0"], "there are no experts"),
+        (["search", "--tasks", "toy/catch", "--rows", "0"], "'0' must be a whole number above 0"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(words, sentence, capsys):
+    assert main(["bench", *words]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and "Traceback" not in said
+
+
+def test_every_part_is_named_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(part in said for part in parts())
