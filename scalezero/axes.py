@@ -19,6 +19,7 @@ AXES: dict[str, str] = {
     "transition": "decisions of a window and of the look-ahead behind it",
     "moment": "observations around these transitions: one more",
     "token": "tokens, in order: observation, action, observation, …",
+    "asking": "those tokens of which the features are wanted",
     "window": "places for past tokens in a cache, a ring",
     "segment": "rows of a replay that are recycled together",
     # what a row holds
@@ -45,6 +46,9 @@ AXES: dict[str, str] = {
     "layer": "transformer blocks",
     "expert": "routed experts",
     "pick": "experts that one token is sent to",
+    "pair": "tokens, once for each expert that they are sent to",
+    "tile": "tokens that an expert is given at once",
+    "laid": "places of tokens sorted by expert, in whole tiles",
     "vocabulary": "sets of discrete actions that mean the same in several tasks",
     "patch": "patches of a picture, and the class token",
     # what a text holds

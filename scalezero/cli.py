@@ -128,6 +128,8 @@ def bench(options: argparse.Namespace, flags: dict[str, str]) -> int:
     elif not (options.preset or options.config or options.tasks):
         options.preset = "quickstart"
     config = _config(options, flags)
+    if options.out:
+        measure.require_writable(options.out)
     made = measure.bench(
         options.part,
         config,
@@ -307,8 +309,9 @@ def _add_measuring(parser: Parser) -> None:
     parser.add_argument("--rows", metavar="N", type=_count, nargs="+", default=(), help=rows)
     repeat = "seconds to repeat each call for (default: 5)"
     parser.add_argument("--seconds", metavar="N", type=_count, default=5, help=repeat)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--out", metavar="FILE", type=Path, help="write JSON to a file")
+    told = "print JSON; with --like, two rates alone"
+    parser.add_argument("--json", action="store_true", help=told)
+    parser.add_argument("--out", metavar="FILE", type=Path, help="write all of it to a JSON file")
 
 
 def _add_settings(parser: Parser) -> None:
@@ -333,7 +336,7 @@ def _add_settings(parser: Parser) -> None:
 
 def _metavar(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
-        return "|".join(get_args(annotation))
+        return "|".join(map(str, get_args(annotation)))
     return {int: "INT", float: "FLOAT"}.get(annotation, "VALUE")
 
 

@@ -236,7 +236,9 @@ class DataSettings(Section):
     """How experience is gathered and kept."""
 
     envs: PositiveInt = 8
-    """Environments of each task; even, since one half is planned while the other steps."""
+    """Environments of each task."""
+    groups: Literal["auto", 1, 2] = "auto"
+    """Groups they form; of two, one is planned for while the other steps. "auto": 1 on a CPU."""
     replay_bytes: PositiveInt = 2_000_000_000
     """Memory of all replay together."""
     replay_rows: PositiveInt = 500_000
@@ -248,7 +250,8 @@ class DataSettings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "DataSettings":
-        require(self.envs % 2 == 0, f"data.envs = {self.envs} must be even")
+        even = self.envs % 2 == 0 or self.groups == 1
+        require(even, f"data.envs = {self.envs} must be even, or data.groups = 1")
         return self
 
 
@@ -366,11 +369,8 @@ class Config(Section):
             self._check_dps()
         repeated = {name for name in self.tasks if self.tasks.count(name) > 1}
         require(not repeated, f"tasks names {', '.join(sorted(repeated))} more than once")
-        unknown = set(self.env) - set(self.tasks)
-        require(
-            not unknown,
-            f"env.{', '.join(sorted(unknown))} is not one of the run's tasks; name it in tasks",
-        )
+        unknown = ", ".join(sorted(set(self.env) - set(self.tasks)))
+        require(not unknown, f"env.{unknown} is not one of the run's tasks; name it in tasks")
         return self
 
     def _check_dps(self) -> None:
@@ -378,8 +378,7 @@ class Config(Section):
         dps, model = self.dps, self.model
         updates = self.learn.replay_ratio * (self.run.decisions - self.data.warmup_decisions)
         updates = min(updates, self.run.updates or updates)
-        first = max(dps.first_updates, dps.stage_updates)
-        latest = first + (dps.stages - 2) * dps.stage_updates
+        latest = max(dps.first_updates, dps.stage_updates) + (dps.stages - 2) * dps.stage_updates
         require(
             dps.stages == 1 or latest < updates,
             f"dps.stages = {dps.stages}: the last stage may begin as late as update {latest:,}, "

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 from scalezero.agent.policies import squash_action
 from scalezero.agent.records import History, Observation, Plan
 from scalezero.agent.search import plan
+from scalezero.agent.stages import merge
 from scalezero.agent.world import World
 from scalezero.config import SearchSettings
 
@@ -64,7 +65,7 @@ def act(
         explore: 1 while collecting, 0 while evaluating; not a constant, so nothing recompiles.
         key: Consumed.
     """
-    bound = world.bind(task, len(observation.vector), library)
+    bound = merge(world).bind(task, len(observation.vector), library)
     listing = bound.listing(observation.text)
     history = remember(history, bound.encode(observation), first)
     planned = plan(bound, history, listing, settings, explore, key=key)

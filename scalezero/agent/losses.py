@@ -123,7 +123,7 @@ def _look_ahead(
     latent = bound.encode(batch.observation)
     action = jnp.pad(batch.action, ((0, 0), (0, 0), (0, 1), (0, 0)))
     token = bound.action_token(action, bound.listing(batch.observation.text))
-    return latent, bound.value(bound.unroll(latent, token).at_latent)
+    return latent, bound.value(bound.at_latents(latent, token))
 
 
 def _latent_loss(

@@ -11,6 +11,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from scalezero.nets.experts import Routing
+
 
 class Observation(eqx.Module):
     """What the slots of a batch show, `slot row …`; vectors are padded with zeros to the widest."""
@@ -61,6 +63,14 @@ class Plan(eqx.Module):
     candidates: Float[Array, "slot row candidate action"]
     policy: Float[Array, "slot row candidate"]
     value: Float[Array, "slot row"]
+
+
+class Unrolled(eqx.Module):
+    """The backbone's features of whole windows, and where their tokens were routed."""
+
+    at_latent: Float[Array, "slot row time embed"]
+    at_action: Float[Array, "slot row time embed"]
+    routing: tuple[Routing, ...]
 
 
 class Targets(eqx.Module):

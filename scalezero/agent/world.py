@@ -21,11 +21,17 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from scalezero.agent.heads import PerSlot, PerTask, per_task
 from scalezero.agent.policies import Policy, PolicyShape, policy, squash_action
-from scalezero.agent.records import Batch, History, Listing, Observation, concatenate_slots
+from scalezero.agent.records import (
+    Batch,
+    History,
+    Listing,
+    Observation,
+    Unrolled,
+    concatenate_slots,
+)
 from scalezero.agent.support import scalar
 from scalezero.agent.tasks import SlotTable, TaskTable
 from scalezero.config import Config, ConfigError, ModelSettings, TextSettings
-from scalezero.nets.experts import Routing
 from scalezero.nets.image import ResNet, Vit, resnet, vit
 from scalezero.nets.linear import Linear, Mlp, linear, mlp
 from scalezero.nets.norms import LayerNorm, RunningNorm, SimNorm, layer_norm
@@ -110,14 +116,6 @@ class World(eqx.Module):
         return jnp.linspace(-self.support_limit, self.support_limit, self.bins)
 
 
-class Unrolled(eqx.Module):
-    """The backbone's features of whole windows, and where their tokens were routed."""
-
-    at_latent: Float[Array, "slot row time embed"]
-    at_action: Float[Array, "slot row time embed"]
-    routing: tuple[Routing, ...]
-
-
 class SlotWorld(eqx.Module):
     """The world model bound to the tasks of one batch; arrays are `slot row …`."""
 
@@ -179,19 +177,31 @@ class SlotWorld(eqx.Module):
         self,
         latent: Float[Array, "slot row time embed"],
         token: Float[Array, "slot row time embed"],
-    ) -> "Unrolled":
+    ) -> Unrolled:
         """The features of whole windows: latents, and the tokens of the actions taken there."""
         slots, rows, time, embed = latent.shape
-        pairs = jnp.stack([latent, token], axis=3)
-        tokens = pairs.reshape(slots * rows, 2 * time, embed)
-        backbone, dtype = self._backbone()
-        features, routing = backbone.window(tokens.astype(dtype))
+        features, routing = self._window(latent, token)
         paired = features.astype(jnp.float32).reshape(slots, rows, time, 2, embed)
         return Unrolled(
             at_latent=paired[..., 0, :],
             at_action=paired[..., 1, :],
             routing=jax.tree.map(lambda x: x.reshape(slots, rows, *x.shape[1:]), routing),
         )
+
+    def at_latents(
+        self,
+        latent: Float[Array, "slot row time embed"],
+        token: Float[Array, "slot row time embed"],
+    ) -> Float[Array, "slot row time embed"]:
+        """Of what `unroll` gives the features at latents alone, for less."""
+        features, _ = self._window(latent, token, every=2)
+        return features.astype(jnp.float32).reshape(latent.shape)
+
+    def _window(self, latent: Array, token: Array, every: int = 1) -> tuple[Array, Any]:
+        slots, rows, time, embed = latent.shape
+        tokens = jnp.stack([latent, token], axis=3).reshape(slots * rows, 2 * time, embed)
+        backbone, dtype = self._backbone()
+        return backbone.window(tokens.astype(dtype), every)
 
     def root(self, history: History) -> tuple[Float[Array, "slot row embed"], Cache]:
         """The feature of each row's newest observation, with its context before it."""

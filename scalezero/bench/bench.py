@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -23,6 +24,7 @@ from scalezero.run.logs import plain
 LIKE = Path(__file__).parent / "like"  # other programs' settings, as ours
 
 WORLDS = ("environments", "collection", "end-to-end")  # parts that need the suites
+SIZED = ("search", "experts", "encoder")  # parts that `rows` says the size of
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,6 @@ class Bench:
 
     def save(self, path: Path) -> None:
         """Write it all to a file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         write(path, json.dumps(self.as_json(), indent=1) + "\n")
 
     def show(self, console: Console | None = None) -> None:
@@ -61,18 +62,17 @@ class Bench:
         console, top = console or Console(), self.ceilings
         can = f"{top.device}: {top.flops / 1e9:,.0f} GFLOP/s in one large product, "
         can += f"{top.bytes / 1e9:,.1f} GB/s read from one large array"
-        table = Table("what", title=can, title_justify="left")
-        headings = ("ms a call", "10–90 %", "a second", "GFLOP/s", "GB/s", "of the limit")
-        for heading in headings:
-            table.add_column(heading, justify="right")
+        table = Table(title=can, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+        table.add_column("what", no_wrap=True)
+        for heading in ("ms", "per second", "GFLOP/s", "GB/s", "of limit"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for each in self.measurements:
             time, work = each.timing, each.work
             known = work.flops > 0 or work.bytes > 0
             table.add_row(
                 each.name,
-                f"{1e3 * time.median:,.2f}",
-                f"{1e3 * time.low:,.2f}–{1e3 * time.high:,.2f}",
-                f"{each.rate:,.0f} {each.unit}",
+                f"{1e3 * time.median:,.2f} ±{(time.high - time.low) / 2 / time.median:.0%}",
+                f"{each.rate:,.{0 if each.rate >= 100 else 2}f} {each.unit}",
                 f"{work.flops / time.median / 1e9:,.1f}" if work.flops else "",
                 f"{work.bytes / time.median / 1e9:,.1f}" if work.bytes else "",
                 f"{each.share(top):.0%}" if known else "",
@@ -97,6 +97,15 @@ def like(name: str) -> Path:
     return LIKE / f"{name}.toml"
 
 
+def require_writable(path: Path) -> None:
+    """Raise a `ConfigError` unless a result can be written to `path`; its folder is made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError(f"--out {path}: cannot be written: {error.strerror}") from error
+
+
 def bench(
     part: str, config: Config, *, seconds: float, rows: Sequence[int] = (), alone: bool = False
 ) -> Bench:
@@ -109,6 +118,8 @@ def bench(
         rows: Sizes, where the part has one: rows of a search, tokens of a layer of experts.
         alone: End to end, leave out training as a run does it, decisions and updates at once.
     """
+    if rows and part not in SIZED:
+        raise ConfigError(f"--rows: {part} has no rows to choose; only {', '.join(SIZED)} do")
     for task in configure.tasks(config):  # what is missing is said before anything is measured
         if part in WORLDS:
             catalog.require(task)

@@ -1,4 +1,4 @@
-"""What can this machine do at most? One large matrix product and one large copy, measured."""
+"""What can this machine do at most? One large matrix product and one large read, measured."""
 
 import time
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """The parts of a run, each measured alone, on inputs in the shapes that a run has."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,15 +12,16 @@ from jaxtyping import Array
 from scalezero.agent.act import act, empty_history
 from scalezero.agent.learner import update, update_many
 from scalezero.agent.optimiser import optimiser
+from scalezero.agent.world import precision_of
 from scalezero.bench.measure import Measurement, timed
-from scalezero.bench.work import Work, work
+from scalezero.bench.work import NO_WORK, Work, work
 from scalezero.config import Config, ConfigError
 from scalezero.data.mixture import Mixture
 from scalezero.envs.pool import Pool
 from scalezero.envs.spec import Continuous, Discrete, Task
 from scalezero.nets.experts import Experts, experts
 from scalezero.run import inputs
-from scalezero.run.build import learner_of, replays_of, table_of, tasks_of, world_of
+from scalezero.run.build import learner_of, replays_of, rows_of, table_of, tasks_of, world_of
 from scalezero.run.collect import batch_of
 from scalezero.run.texts import Texts
 
@@ -30,54 +32,57 @@ def search(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Meas
     """One search: encode, root, simulations, decision; for all tasks' rows together."""
     world, table = world_of(config), table_of(config)
     task, library = jnp.arange(table.tasks), inputs.library(config, key=jax.random.key(1))
-    for count in rows or (table.tasks * config.data.envs // 2,):
+    for count in rows or (table.tasks * rows_of(config),):
         each = _rows(count, table.tasks)
         history = empty_history(world, table.tasks, each, config.search.context)
         seen = inputs.observation(table, each, key=jax.random.key(2))
         first, explore = jnp.zeros((table.tasks, each), bool), jnp.ones(())
 
-        def call(history=history, seen=seen, first=first, explore=explore):
+        def call(plan=act, history=history, seen=seen, first=first, explore=explore):
             key = jax.random.key(3)
-            return act(world, task, history, seen, library, first, config.search, explore, key=key)
+            return plan(world, task, history, seen, library, first, config.search, explore, key=key)
 
         took = timed(call, seconds)
-        yield Measurement(f"search of {count:,} rows", took, count, "decisions", work(call))
+        needed = work(lambda call=call: call(act.__wrapped__))
+        yield Measurement(f"search of {count:,} rows", took, count, "decisions", needed)
 
 
 def expert_layers(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Measurement]:
     """One layer of experts, forward and backward, against a dense layer as wide as what is used."""
-    size = config.model
+    size, dtype = config.model, jnp.dtype(precision_of(config.model))
     if not size.experts:
         raise ConfigError("model.experts = 0: there are no experts to measure")
-    make = lambda count, picks: experts(
-        size.embed,
-        count,
-        size.expert_width,
-        size.shared_width,
-        picks,
-        size.router,
-        key=jax.random.key(0),
+    make = lambda count, picks, hidden: cast(
+        experts(
+            size.embed,
+            count,
+            hidden,
+            size.shared_width,
+            picks,
+            size.router,
+            key=jax.random.key(0),
+        ),
+        dtype,
     )
-    routed, single = make(size.experts, size.expert_picks), make(1, 1)
-    one = jnp.zeros_like(routed.router.weight).at[0].set(1.0)
-    stuck = eqx.tree_at(lambda layer: layer.router.weight, routed, one)
+    routed = make(size.experts, size.expert_picks, size.expert_width)
+    single = make(1, 1, size.expert_width * size.expert_picks)
+    first = jnp.zeros_like(routed.router.weight).at[0].set(1.0)
+    stuck = eqx.tree_at(lambda layer: layer.router.weight, routed, first)
+    through = lambda layer, x: layer(x)[0]
     for tokens in rows or TOKENS:
-        x = jax.random.normal(jax.random.key(1), (tokens, size.embed))
+        x = jax.random.normal(jax.random.key(1), (tokens, size.embed)).astype(dtype)
         kinds = {
-            "even": (routed, x),
-            "all to one": (stuck, jnp.abs(x)),
-            "one expert alone": (single, x),
+            "as they fall": (through, routed, x),
+            "all to one": (through, stuck, jnp.abs(x)),
+            "dense": (_alone, single, x),
         }
-        for name, (layer, given) in kinds.items():
-            forward = eqx.filter_jit(lambda layer, x: layer(x)[0])
-            backward = eqx.filter_jit(eqx.filter_grad(_squared))
-            needed = work(_alone, single, given)
-            for way, call, times in (("forward", forward, 1), ("and backward", backward, 3)):
-                took = timed(
-                    lambda call=call, layer=layer, given=given: call(layer, given), seconds
-                )
-                named = f"{tokens:,} tokens, {name}, {way}"
-                yield Measurement(named, took, tokens, "tokens", needed * times)
+        needed = work(_alone, single, x), work(_slopes(_alone), single, x)
+        for name, (layer, weights, given) in kinds.items():
+            ways = ("forward", layer), ("and backward", _slopes(layer))
+            for (way, call), least in zip(ways, needed, strict=True):
+                compiled = eqx.filter_jit(call)
+                took = timed(lambda c=compiled, w=weights, g=given: c(w, g), seconds)
+                yield Measurement(f"{tokens:,}, {name}, {way}", took, tokens, "tokens", least)
 
 
 def encoders(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Measurement]:
@@ -149,7 +154,8 @@ def replay(config: Config, seconds: float, _: Sequence[int]) -> Iterator[Measure
 
     windows = learn.updates_per_call * count * learn.rows
     size = sum(x.nbytes for x in jax.tree.leaves(vars(sample())) if isinstance(x, np.ndarray))
-    moved = Work(0.0, 2.0 * size)
+    here = jax.default_backend() == "cpu"  # elsewhere the ceiling is that of another memory
+    moved = Work(0.0, 2.0 * size) if here else NO_WORK
     yield Measurement("sample", timed(sample, seconds), windows, "windows", moved)
     took = timed(lambda: batch_of(sample()), seconds)
     yield Measurement("sample, to the device", took, windows, "windows", moved)
@@ -227,8 +233,15 @@ def _drawn(task: Task, envs: int, width: int, random: np.random.Generator) -> np
     return action
 
 
-def _squared(layer: Experts, x: Array) -> Array:
-    return jnp.sum(jnp.square(layer(x)[0]))
+def cast[Tree](tree: Tree, dtype: jnp.dtype) -> Tree:
+    """`tree` with all its floats of one type."""
+    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree)
+
+
+def _slopes(layer: Callable[[Experts, Array], Array]) -> Callable[[Experts, Array], Any]:
+    """The gradients of a loss behind `layer`, of its weights and of its tokens."""
+    loss = lambda both: jnp.sum(jnp.square(layer(*both).astype(jnp.float32)))
+    return lambda weights, x: eqx.filter_grad(loss)((weights, x))
 
 
 def _alone(layer: Experts, x: Array) -> Array:

@@ -1,5 +1,7 @@
 """The whole loop, as a run goes through it: decisions, updates, and both beside each other."""
 
+import itertools
+import math
 import statistics
 import tempfile
 import time
@@ -7,10 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from scalezero.bench.measure import FEWEST, Measurement, timing
 from scalezero.config import Config
+from scalezero.run.build import groups_of, rows_of
 from scalezero.run.folder import RunFolder
-from scalezero.run.run import Run
+from scalezero.run.run import TIMED, Run
 
 
 def collection(config: Config, seconds: float) -> Iterator[Measurement]:
@@ -41,52 +46,55 @@ def _run(config: Config) -> Iterator[Run]:
 
 def _collected(run: Run, seconds: float) -> Measurement:
     """Turns in which nothing is learnt; a window of all that training asks for is there after."""
-    learn, half = run.config.learn, len(run.tasks) * run.config.data.envs // 2
+    learn, rows = run.config.learn, len(run.tasks) * rows_of(run.config)
     turn = lambda: run.collector.turn(run.actor, run.turns, key=run.act_key)
     took: list[float] = []
     waited = 0.0
     fewest = 2 * (learn.unroll + learn.n_step + 2)  # decisions in every environment
-    while len(took) < max(FEWEST, fewest) or sum(took) < seconds:
+    ready = lambda: all(replay.starts for replay in run.replays)
+    while len(took) < max(FEWEST, fewest) or sum(took) < seconds or not ready():
         began = time.perf_counter()
         turn()
         run.turns += 1
-        if run.turns > 4:  # both halves have been through everything that compiles
+        if run.turns > 4:  # both groups have been through everything that compiles
             took.append(time.perf_counter() - began)
         else:
             waited = -_waited(run)
     notes = {"share_waiting_for_environments": (waited + _waited(run)) / sum(took)}
-    # Turns alternate between halves whose environments may cost more than the search: the mean
-    # of pairs is what a decision costs.
-    pairs = [sum(pair) / 2 for pair in zip(took[::2], took[1::2], strict=False)]
-    return Measurement("decide", timing(pairs), half, "decisions", notes=notes)
+    # Two groups whose environments cost more than the search take turns that last unequally long.
+    groups = groups_of(run.config)
+    rounds = [sum(turns) / groups for turns in itertools.batched(took, groups)]
+    return Measurement("decide", timing(rounds), rows, "decisions", notes=notes)
 
 
 def _learnt(run: Run, seconds: float) -> Measurement:
     """Updates on what was just collected, sampling and transfer included."""
     learn, count = run.config.learn, run.config.learn.updates_per_call
     took: list[float] = []
-    for _ in range(2):
+    given, run.given = run.given, np.full_like(run.given, -1e9)  # no task has had its share
+    for _ in range(3):  # the third waits for the second, as those that follow do
         run.learn(count)
-    run.settle()
     while len(took) < FEWEST or sum(took) < seconds:
         began = time.perf_counter()
-        run.learn(count)  # returns when the call before has ended, so calls follow on each other
+        run.learn(count)  # returns when the call before has ended
         took.append(time.perf_counter() - began)
+    windows = count * int(run.taught.sum()) * learn.rows
     run.settle()
-    took = took[1:]  # the first had nothing to wait for
-    windows = count * len(run.tasks) * learn.rows
+    run.given = given
+    last = min(len(took), TIMED - 1)
+    busy = count * sum(list(run.durations)[-last - 1 : -1])  # of those that were waited for
     notes = {
         "updates_per_second": count / statistics.median(took),
-        "share_learner_idle": 1 - sum(list(run.durations)[-len(took) :]) * count / sum(took),
+        "share_learner_idle": max(0.0, 1 - busy / sum(took[-last:])),
     }
     return Measurement("learn", timing(took), windows, "windows", notes=notes)
 
 
 def _trained(run: Run, seconds: float) -> Measurement:
     """Turns and the updates they are worth, beside each other; each time is a mean over many."""
-    settings, half = run.config, len(run.tasks) * run.config.data.envs // 2
+    settings, rows = run.config, len(run.tasks) * rows_of(run.config)
     owed = (run.decisions - settings.data.warmup_decisions) * settings.learn.replay_ratio
-    run.updates = max(0, int(owed))  # those that were skipped are not made up for
+    run.updates = math.floor(owed)  # each turn earns its updates at once, and no others
     began, before, waited = time.perf_counter(), run.updates, _waited(run)
     took: list[float] = []
     for _ in range(FEWEST):
@@ -101,7 +109,7 @@ def _trained(run: Run, seconds: float) -> Measurement:
         "updates_per_second": (run.updates - before) / passed,
         "share_waiting_for_environments": (_waited(run) - waited) / passed,
     }
-    return Measurement("train", timing(took), half, "decisions", notes=notes)
+    return Measurement("train", timing(took), rows, "decisions", notes=notes)
 
 
 def _waited(run: Run) -> float:

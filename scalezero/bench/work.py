@@ -1,16 +1,23 @@
 """How much must a computation do: operations of its products, and bytes that they touch?
 
 Counted in what JAX traces, before anything is compiled, so it says what the algorithm asks for and
-not what a compiler made of it. Of the ways that a switch may go the cheapest counts: for experts,
-an even load.
+not what a compiler made of it. Experts count as if each had as many tokens as every other and none
+had room to spare; of the ways that a switch may go the cheapest counts.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
+from unittest.mock import patch
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from scalezero.nets import experts
+from scalezero.nets.grouped import Weights
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,29 @@ NO_WORK = Work(0.0, 0.0)
 
 
 def work(function: Callable[..., Any], *args: Any) -> Work:
-    """What `function` must do when called with `args`, or with shapes like theirs."""
-    traced, *_ = eqx.filter_make_jaxpr(function)(*args)
+    """What `function` must do when called with `args`; it is traced, so it must not be compiled."""
+    with patch.object(experts, "routed", _even):
+        traced, *_ = eqx.filter_make_jaxpr(function)(*args)
     return _total(traced.jaxpr)
+
+
+def _even(
+    weights: Weights,
+    x: Float[Array, "token embed"],
+    chosen: Int[Array, "token pick"],
+    share: Float[Array, "token pick"],
+) -> Float[Array, "token embed"]:
+    """In the shape of `grouped.routed`: its products if the load is even. The values are wrong."""
+    gate, up, out = weights
+    pairs = jnp.repeat(x, chosen.shape[1], axis=0)
+    groups = min(len(gate), len(pairs))
+    made = lambda weight, x: jnp.einsum("ehd,ecd->ech", weight[: len(x)], x)
+    through = lambda x: made(out, jax.nn.silu(made(gate, x)) * made(up, x))
+    whole = len(pairs) // groups * groups
+    parts = [pairs[:whole].reshape(groups, -1, x.shape[-1])]
+    parts += [pairs[whole:][None]] if whole < len(pairs) else []
+    done = jnp.concatenate([through(part).reshape(-1, x.shape[-1]) for part in parts])
+    return jnp.sum(done.reshape(*chosen.shape, -1) * share[..., None], axis=1)
 
 
 def _total(jaxpr: Any) -> Work:
@@ -56,7 +83,8 @@ def _of(equation: Any) -> Work:
         case "conv_general_dilated":
             kernel = equation.invars[1].aval
             out = equation.params["dimension_numbers"].rhs_spec[0]
-            depth = kernel.size / kernel.shape[out]
+            between = prod(equation.params["lhs_dilation"])  # zeros between its inputs
+            depth = kernel.size / kernel.shape[out] / between
             return Work(2.0 * depth * _size(equation.outvars), _touched(equation))
         case "cond":
             return min(map(_total, _inner(equation)), key=lambda each: (each.flops, each.bytes))

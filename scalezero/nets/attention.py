@@ -39,11 +39,11 @@ def rotate(
 
 
 def mix(
-    query: Float[Array, "token head key"],
+    query: Float[Array, "asking head key"],
     key: Float[Array, "window head key"],
     value: Float[Array, "window head key"],
-    visible: Bool[Array, "token window"],
-) -> Float[Array, "token head key"]:
+    visible: Bool[Array, "asking window"],
+) -> Float[Array, "asking head key"]:
     """Softmax attention of every token over the places that are visible to it."""
     scores = jnp.einsum("thk,whk->htw", query, key).astype(jnp.float32) * key.shape[-1] ** -0.5
     weights = jax.nn.softmax(jnp.where(visible[None], scores, -1e30), axis=-1)
@@ -72,27 +72,33 @@ class Attention(eqx.Module):
     heads: int = eqx.field(static=True)
     window: int = eqx.field(static=True)
 
-    def _project(
+    def _split(
+        self, layer: Linear, x: Float[Array, "token embed"]
+    ) -> Float[Array, "token head key"]:
+        return jax.vmap(layer)(x).reshape(len(x), self.heads, -1)
+
+    def _remember(self, x: Float[Array, "token embed"], position: Int[Array, " token"]) -> Ring:
+        return Ring(rotate(self._split(self.key, x), position), self._split(self.value, x))
+
+    def _ask(
         self, x: Float[Array, "token embed"], position: Int[Array, " token"]
-    ) -> tuple[Float[Array, "token head key"], Ring]:
-        split = lambda layer: jax.vmap(layer)(x).reshape(len(x), self.heads, -1)
-        ring = Ring(rotate(split(self.key), position), split(self.value))
-        return rotate(split(self.query), position), ring
+    ) -> Float[Array, "token head key"]:
+        return rotate(self._split(self.query, x), position)
 
     def sequence(
-        self,
-        x: Float[Array, "token embed"],
-        start: Int[Array, ""],
-    ) -> tuple[Float[Array, "token embed"], Ring]:
+        self, x: Float[Array, "token embed"], start: Int[Array, ""], every: int = 1
+    ) -> tuple[Float[Array, "asking embed"], Ring]:
         """Attend within one sequence, whose tokens before `start` are padding.
 
-        Returns the tokens' keys and values too, which `ring` takes.
+        Returns the tokens' keys and values too, which `ring` takes. With `every` = 2, every other
+        token attends, the first one included.
         """
         position = jnp.arange(len(x))
-        query, fresh = self._project(x, position)
-        age = position[:, None] - position[None, :]
+        asking = position[::every]
+        query, fresh = self._ask(x[::every], asking), self._remember(x, position)
+        age = asking[:, None] - position[None, :]
         visible = (age >= 0) & (age < self.window) & (position >= start)[None, :]
-        y = mix(query, fresh.key, fresh.value, visible).reshape(len(x), -1)
+        y = mix(query, fresh.key, fresh.value, visible).reshape(len(asking), -1)
         return jax.vmap(self.out)(y), fresh
 
     def ring(self, past: Ring, tokens: int) -> Ring:
@@ -113,7 +119,7 @@ class Attention(eqx.Module):
         start: Int[Array, ""],
     ) -> tuple[Float[Array, " embed"], Ring]:
         """Attend from one more token, at `position`, and put it into the ring."""
-        query, fresh = self._project(x[None], position[None])
+        query, fresh = self._ask(x[None], position[None]), self._remember(x[None], position[None])
         here = jnp.arange(self.window) == position % self.window
         put = lambda past, new: jnp.where(here[:, None, None], new, past)
         ring = jax.tree.map(put, ring, fresh)

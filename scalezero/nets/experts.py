@@ -1,8 +1,6 @@
 """The feed-forward layer of a block: routed SwiGLU experts plus one shared expert.
 
-Every token goes to its `picks` best experts, whatever the load: no token is ever dropped. The cost
-follows the routing: tokens are sorted into one bucket for each expert, and the smallest compiled
-bucket size that fits the fullest expert is used.
+Every token goes to its `picks` best experts, whatever the load; `grouped.py` computes them.
 
 Sources: ScaleZero, Section 4.1 (arXiv:2509.07945); SwiGLU, arXiv:2002.05202. Differs: the softmax
 comes before the choice, so that the gate's probability multiplies the expert's output and the
@@ -16,10 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from scalezero.nets.grouped import routed
 from scalezero.nets.linear import Linear, Mlp, linear, mlp, stack
-
-# Below this many multiply-adds for each token, computing all experts beats sorting tokens.
-DENSE_BELOW = 1 << 18
 
 
 class Expert(eqx.Module):
@@ -71,7 +67,9 @@ class Experts(eqx.Module):
             best, chosen = jax.lax.top_k(logits, self.picks)
             weight = jax.nn.softmax(best)
         y = jax.vmap(self.shared)(x)
-        y = y + _routed(self.routed, x, chosen, weight.astype(x.dtype))
+        each = self.routed
+        weights = each.gate.matrix, each.up.matrix, each.out.matrix
+        y = y + routed(weights, x, chosen, weight.astype(x.dtype))
         return y, Routing(logits, chosen)
 
 
@@ -94,74 +92,3 @@ def experts(
         picks,
         kind,
     )
-
-
-def _routed(
-    routed: Expert,
-    x: Float[Array, "token embed"],
-    chosen: Int[Array, "token pick"],
-    weight: Float[Array, "token pick"],
-) -> Float[Array, "token embed"]:
-    """Σ over picks of weight · expert(x), by whichever way is cheaper at this size."""
-    count, hidden, embed = routed.gate.weight.shape
-    if 3 * count * hidden * embed <= DENSE_BELOW or len(x) <= count:
-        return _dense(routed, x, chosen, weight)
-    return _bucketed(routed, x, chosen, weight)
-
-
-def _dense(
-    routed: Expert,
-    x: Float[Array, "token embed"],
-    chosen: Int[Array, "token pick"],
-    weight: Float[Array, "token pick"],
-) -> Float[Array, "token embed"]:
-    """Every expert sees every token; unchosen ones weigh zero."""
-    count = len(routed.gate.weight)
-    share = jnp.sum(jax.nn.one_hot(chosen, count, dtype=x.dtype) * weight[..., None], axis=1)
-    # The weight may be applied before `out`, which is linear: one product sums over experts.
-    hidden = jax.nn.silu(jnp.einsum("ehd,nd->neh", routed.gate.matrix, x)) * jnp.einsum(
-        "ehd,nd->neh", routed.up.matrix, x
-    )
-    return jnp.einsum("edh,neh->nd", routed.out.matrix, hidden * share[..., None])
-
-
-def _bucketed(
-    routed: Expert,
-    x: Float[Array, "token embed"],
-    chosen: Int[Array, "token pick"],
-    weight: Float[Array, "token pick"],
-) -> Float[Array, "token embed"]:
-    """Tokens sorted by expert into buckets of the smallest size that loses none."""
-    count = len(routed.gate.weight)
-    tokens, picks = chosen.shape
-    pairs = tokens * picks
-    owner = chosen.reshape(-1)
-    load = jnp.sum(jax.nn.one_hot(owner, count, dtype=jnp.int32), axis=0)
-    order = jnp.argsort(owner, stable=True)
-    begin = jnp.cumsum(load) - load
-    rank = (
-        jnp.zeros(pairs, jnp.int32)
-        .at[order]
-        .set(jnp.arange(pairs, dtype=jnp.int32) - begin[owner[order]].astype(jnp.int32))
-    )
-    spread = jnp.repeat(x, picks, axis=0)
-
-    def within(capacity: int) -> Float[Array, "token embed"]:
-        bucket = jnp.zeros((count, capacity, x.shape[-1]), x.dtype)
-        bucket = bucket.at[owner, rank].set(spread, mode="drop")
-        done = eqx.filter_vmap(lambda each, tokens: jax.vmap(each)(tokens))(routed, bucket)
-        back = done.at[owner, rank].get(mode="fill", fill_value=0)
-        return jnp.sum(back.reshape(tokens, picks, -1) * weight[..., None], axis=1)
-
-    sizes = capacities(pairs, count)
-    fits = jnp.sum(jnp.max(load) > jnp.array(sizes[:-1], jnp.int32))
-    return jax.lax.switch(fits, [lambda size=size: within(size) for size in sizes])
-
-
-def capacities(pairs: int, count: int) -> tuple[int, ...]:
-    """Bucket sizes to compile: from an even load upwards in doublings, up to everything."""
-    sizes, size = [], -(-5 * pairs // (4 * count))
-    while size < pairs:
-        sizes.append(size)
-        size *= 2
-    return (*sizes, pairs)

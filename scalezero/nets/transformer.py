@@ -71,20 +71,25 @@ class Transformer(eqx.Module):
         return features, Cache(rings, jnp.full_like(start, count), start)
 
     def window(
-        self, tokens: Float[Array, "row token embed"]
-    ) -> tuple[Float[Array, "row token embed"], tuple[Routing, ...]]:
-        """The features of whole windows without padding, and where their tokens were routed."""
-        features, _, routings = self._pass(tokens, jnp.zeros(len(tokens), jnp.int32))
+        self, tokens: Float[Array, "row token embed"], every: int = 1
+    ) -> tuple[Float[Array, "row asking embed"], tuple[Routing, ...]]:
+        """The features of whole windows without padding, and where their tokens were routed.
+
+        With `every` = 2, those of every other token, the first one included: the last block, of
+        which no other token needs anything, then makes only these.
+        """
+        features, _, routings = self._pass(tokens, jnp.zeros(len(tokens), jnp.int32), every)
         return features, routings
 
     def _pass(
-        self, tokens: Float[Array, "row token embed"], start: Int[Array, " row"]
-    ) -> tuple[Float[Array, "row token embed"], list[Ring], tuple[Routing, ...]]:
+        self, tokens: Float[Array, "row token embed"], start: Int[Array, " row"], every: int = 1
+    ) -> tuple[Float[Array, "row asking embed"], list[Ring], tuple[Routing, ...]]:
         x, past, routings = tokens, [], []
         for block in self.blocks:
-            inner = jax.vmap(jax.vmap(block.before_attention))(x)
-            y, ring = jax.vmap(block.attention.sequence)(inner, start)
-            x, routing = block.feed(x + y)
+            step = every if block is self.blocks[-1] else 1
+            attend = jax.vmap(lambda x, start, a=block.attention, s=step: a.sequence(x, start, s))
+            y, ring = attend(jax.vmap(jax.vmap(block.before_attention))(x), start)
+            x, routing = block.feed(x[:, ::step] + y)
             past.append(ring)
             routings.extend([] if routing is None else [routing])
         return jax.vmap(jax.vmap(self.last))(x), past, tuple(routings)

@@ -78,6 +78,17 @@ def candidates_of(task: Task, config: Config) -> int:
     return config.search.candidates if isinstance(task.action, Continuous) else task.action.count
 
 
+def groups_of(config: Config) -> int:
+    """Groups of environments that take turns: on a CPU they would compete for its cores."""
+    groups, here = config.data.groups, jax.default_backend()
+    return (1 if here == "cpu" else 2) if groups == "auto" else groups
+
+
+def rows_of(config: Config) -> int:
+    """Environments of each task that one search plans for."""
+    return config.data.envs // groups_of(config)
+
+
 def lanes_of(task: Task, config: Config) -> int:
     """Environments that may write into the replay of `task` at once.
 

@@ -22,7 +22,7 @@ from scalezero.config import Config, ConfigError
 from scalezero.data.replay import Replay
 from scalezero.envs.spec import Task
 from scalezero.run import inputs
-from scalezero.run.build import candidates_of, lanes_of, learner_of, tasks_of
+from scalezero.run.build import candidates_of, lanes_of, learner_of, rows_of, tasks_of
 from scalezero.run.inputs import library_shape
 
 TIMED = 5  # calls of which the median counts
@@ -149,8 +149,8 @@ def update_seconds(config: Config, stage: int) -> float:
 
 
 def tree_bytes(world: World, config: Config) -> int:
-    """The tree of one search over half of the environments of every task."""
-    slots, rows, table = world.tasks.tasks, config.data.envs // 2, world.tasks
+    """The tree of one search over a group of the environments of every task."""
+    slots, rows, table = world.tasks.tasks, rows_of(config), world.tasks
     library = library_shape(config)
 
     def root(world: World, library: Array) -> PyTree:

@@ -1,4 +1,4 @@
-"""How experience is gathered: one half of the environments is planned for while the other steps."""
+"""How experience is gathered: environments in groups that take turns."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ from scalezero.data.mixture import Batches
 from scalezero.data.replay import Replay
 from scalezero.envs.pool import Pool, Steps
 from scalezero.envs.spec import GOES_ON, NOTHING, TERMINATED, TRUNCATED, Task, Text
+from scalezero.run.build import groups_of, rows_of
 from scalezero.run.texts import Texts
 
 
@@ -91,8 +92,8 @@ def ending_of(steps: Steps) -> np.ndarray:
     return np.where(steps.terminated, TERMINATED, ending).astype(np.uint8)
 
 
-class Half:
-    """Half of the environments of every slot, between two decisions."""
+class Group:
+    """Some of the environments of every slot, between two decisions."""
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class Half:
         turns: int,
     ) -> None:
         """Make the environments and start them."""
-        rows = config.data.envs // 2
+        rows = rows_of(config)
         self.slots = slots
         words = np.random.SeedSequence([config.seed, which, turns]).generate_state(1)
         tasks, active = [slot.task for slot in slots], [slot.active for slot in slots]
@@ -201,7 +202,7 @@ def _merged[Tree](
 
 
 class Collector:
-    """All environments of a run, in two halves that take turns."""
+    """All environments of a run, in groups that take turns."""
 
     def __init__(
         self,
@@ -225,16 +226,18 @@ class Collector:
         self.config = config
         self.replays = replays
         self.slots = tuple(slots)
-        self.halves = tuple(Half(slots, world, config, texts, which, turns) for which in (0, 1))
+        self.groups = tuple(
+            Group(slots, world, config, texts, which, turns) for which in range(groups_of(config))
+        )
         self.task = jnp.asarray([slot.number for slot in slots])
         for replay in replays:
             replay.cut(replay.lanes)  # what was open before goes on nowhere
 
     def turn(self, world: World, number: int, *, key: jax.Array) -> list[Episode]:
-        """One decision in one half of the environments; the episodes that had ended there."""
-        half = self.halves[number % 2]
-        episodes = half.receive(self.replays)
-        half.send(world, self.task, self.config, key=jax.random.fold_in(key, number))
+        """One decision in one group of environments; the episodes that had ended there."""
+        group = self.groups[number % len(self.groups)]
+        episodes = group.receive(self.replays)
+        group.send(world, self.task, self.config, key=jax.random.fold_in(key, number))
         return episodes
 
     def metrics(self) -> dict[str, float]:
@@ -243,18 +246,18 @@ class Collector:
         `waited`: seconds without anything to do but wait for them. `late`: the share of turns that
         went on without a task with text. The rest: see `Workers.counts`.
         """
-        line = {"waited": sum(half.waited for half in self.halves)}
-        turns = max(1, sum(half.turns for half in self.halves))
+        line = {"waited": sum(group.waited for group in self.groups)}
+        turns = max(1, sum(group.turns for group in self.groups))
         for place, slot in enumerate(self.slots):
             if isinstance(slot.task.observation, Text):
-                late = sum(int(half.late[place]) for half in self.halves)
+                late = sum(int(group.late[place]) for group in self.groups)
                 line[f"{slot.task.name}/late"] = late / turns
-        for half in self.halves:
-            for name, count in half.pool.counts().items():
+        for group in self.groups:
+            for name, count in group.pool.counts().items():
                 line[name] = line.get(name, 0.0) + count
         return line
 
     def close(self) -> None:
         """Stop the environments."""
-        for half in self.halves:
-            half.pool.close()
+        for group in self.groups:
+            group.pool.close()

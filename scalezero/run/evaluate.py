@@ -15,6 +15,7 @@ from scalezero.agent.world import World
 from scalezero.config import Config
 from scalezero.envs.pool import Pool
 from scalezero.envs.spec import GOES_ON, Task
+from scalezero.run.build import rows_of
 from scalezero.run.collect import ending_of, observation_of
 from scalezero.run.texts import Texts
 
@@ -86,7 +87,7 @@ class Evaluator:
         self.tasks = tuple(tasks)
         self.task = jnp.asarray(numbers, jnp.int32)
         self.config = config
-        self.rows = config.data.envs // 2  # as in training, so that nothing is compiled again
+        self.rows = rows_of(config)  # as in training, so that nothing is compiled again
         self.pool = Pool(self.tasks, self.rows, seed=seed, training=False, read=texts.read)
         self.texts = texts
 

@@ -22,7 +22,7 @@ def observation(table: TaskTable, *axes: int, key: PRNGKeyArray) -> Observation:
     pages = (table.text_tasks, *axes, 1 + table.most_listed)
     return Observation(
         jax.random.normal(vector, (table.vector_tasks, *axes, table.vector_size)),
-        jax.random.randint(image, shape, 0, 256).astype(jnp.uint8),
+        jax.random.bits(image, shape, jnp.uint8),
         jax.random.randint(text, pages, 0, 1 + table.most_listed),
     )
 

@@ -1,7 +1,12 @@
-"""How fast does a run go?"""
+"""How fast does a run go, and how much memory does it take?"""
 
+import resource
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import jax
+import psutil
 
 
 @dataclass(frozen=True)
@@ -25,3 +30,15 @@ def rates(before: Mark, now: Mark) -> dict[str, float]:
         "updates_per_second": (now.updates - before.updates) / passed,
         **suites,
     }
+
+
+def memory() -> dict[str, float]:
+    """Bytes that the process has in memory and has had at most; and on an accelerator, there."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    now = psutil.Process().memory_info().rss
+    most = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # which may lag behind
+    taken = {"memory/bytes": float(now), "memory/peak_bytes": float(max(now, most))}
+    on_device = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in on_device:
+        taken["memory/device_peak_bytes"] = float(on_device["peak_bytes_in_use"])
+    return taken

@@ -32,7 +32,7 @@ from scalezero.run.collect import Collector, batch_of, slots_of
 from scalezero.run.evaluate import Evaluation, Evaluator
 from scalezero.run.folder import RunError, RunFolder, write
 from scalezero.run.logs import JsonLines, TensorBoard, plain
-from scalezero.run.pace import Mark, rates
+from scalezero.run.pace import Mark, memory, rates
 from scalezero.run.texts import Texts
 
 RECENT = 16  # training episodes of a task that its shown return averages
@@ -122,7 +122,7 @@ class Run:
         return self.seconds + time.monotonic() - self.began
 
     def turn(self) -> dict[str, float]:
-        """One decision in half of the environments, and the updates it is worth.
+        """One decision in a group of environments, and the updates it is worth.
 
         Returns:
             For each task with an episode that ended: the mean score of its last few.
@@ -226,6 +226,7 @@ class Run:
             "stage": self.curriculum.stage,
             "update_seconds": self._update_seconds,
             **rates(self.mark, now),
+            **memory(),
             **{f"{name}/decisions": count for name, count in now.made.items()},
             **self.texts.metrics(),
             **self.collector.metrics(),

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from scalezero.nets import experts as module
-from scalezero.nets.experts import Experts, capacities, experts
+from scalezero.nets import grouped
+from scalezero.nets.experts import Experts, experts
+from scalezero.nets.grouped import capacities, tile_of
 
 EMBED, HIDDEN, COUNT, TOKENS = 8, 6, 4, 24
 EVEN = np.arange(TOKENS) % COUNT
@@ -33,8 +35,16 @@ def tokens(load) -> jax.Array:
     return jnp.asarray(x, jnp.float32)
 
 
+WAYS = {
+    "dense": grouped.dense,
+    "bucketed": grouped.bucketed,
+    "tiled": grouped.tiled,
+    "wide tiles": grouped.tiled,
+}
+
+
 @eqx.filter_jit
-def learn(layer, x, dense_below: int):
+def learn(layer, x, way: str):
     """The output, and the gradients of a loss with respect to parameters and tokens."""
 
     def loss(both):
@@ -42,7 +52,8 @@ def learn(layer, x, dense_below: int):
         return jnp.sum(jnp.sin(y)), (y, routing.chosen)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "DENSE_BELOW", dense_below)
+        patch.setattr(module, "routed", WAYS[way])
+        patch.setattr(grouped, "TILES", (8, 8) if way == "wide tiles" else (2, 2))
         gradients, (y, chosen) = eqx.filter_grad(loss, has_aux=True)((layer, x))
     return y, chosen, gradients
 
@@ -69,32 +80,63 @@ def near(a, b) -> None:
     jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, atol=2e-5, rtol=1e-4), a, b)
 
 
+@pytest.mark.parametrize("way", ["bucketed", "tiled", "wide tiles"])
 @pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize(("kind", "picks"), [("trained", 1), ("trained", 2), ("paper", 2)])
-def test_buckets_and_dense_products_give_the_same_and_learn_the_same(kind, picks, load):
+def test_every_way_gives_the_same_and_learns_the_same(kind, picks, load, way):
     model, x = layer(kind, picks), tokens(LOADS[load])
-    bucketed, chosen, pull = learn(model, x, 0)
-    dense, chosen_too, pull_too = learn(model, x, 1 << 30)
+    mine, chosen, pull = learn(model, x, way)
+    dense, chosen_too, pull_too = learn(model, x, "dense")
     np.testing.assert_array_equal(chosen, chosen_too)
     np.testing.assert_array_equal(chosen[:, 0], LOADS[load])
-    near(bucketed, dense)
+    near(mine, dense)
     near(pull, pull_too)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize(("kind", "picks"), [("trained", 1), ("trained", 2), ("paper", 2)])
-def test_buckets_give_what_a_loop_over_tokens_gives(kind, picks, load):
+def test_every_way_gives_what_a_loop_over_tokens_gives(kind, picks, load, way):
     model, x = layer(kind, picks), tokens(LOADS[load])
-    bucketed, _, _ = learn(model, x, 0)
-    near(bucketed, one_by_one(model, x, LOADS[load]))
+    mine, _, _ = learn(model, x, way)
+    near(mine, one_by_one(model, x, LOADS[load]))
 
 
 @pytest.mark.slow
-def test_buckets_learn_what_a_loop_over_tokens_learns():
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_learns_what_a_loop_over_tokens_learns(way):
     both = layer("trained", 2), tokens(LOADS["uneven"])
     loss = lambda both: jnp.sum(jnp.sin(one_by_one(*both, LOADS["uneven"])))
-    _, _, pull = learn(*both, 0)
+    _, _, pull = learn(*both, way)
     near(pull, eqx.filter_grad(loss)(both))
+
+
+def test_gradients_of_tiles_in_bfloat16_are_summed_in_float32():
+    half = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)
+    model = layer("trained", 1).routed
+    weights = half((model.gate.weight, model.up.weight, model.out.weight))
+    x = half(jax.random.normal(jax.random.key(1), (2048, EMBED)))
+    chosen, share = jnp.zeros((2048, 1), jnp.int32), jnp.ones((2048, 1), jnp.bfloat16)
+
+    def pull(way, weights, x, share):
+        loss = lambda weights: jnp.sum(way(weights, x, chosen, share).astype(jnp.float32))
+        return jax.grad(loss)(weights)
+
+    wide = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
+    exact = pull(grouped.dense, *wide((weights, x, share)))
+    for mine, true in zip(wide(pull(grouped.tiled, weights, x, share)), exact, strict=True):
+        scale = np.abs(true).max()
+        np.testing.assert_allclose(mine / scale, true / scale, atol=0.02)
+
+
+@pytest.mark.parametrize("pairs", [1, 100, 512, 5120, 100_000])
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_tiles_grow_with_the_tokens_and_few_places_are_empty(pairs, count):
+    fewest, most = grouped.TILES
+    side = tile_of(pairs, count)
+    assert fewest <= side <= most
+    assert side == fewest or side * count <= pairs / 4
+    assert side == most or 2 * side * count > pairs / 4
 
 
 @pytest.mark.parametrize("picks", [1, 2])
@@ -121,23 +163,24 @@ def test_capacities_rise_to_everything_and_fit_an_even_load(pairs, count):
 
 def test_a_trained_router_learns_and_the_papers_at_one_pick_does_not():
     x = tokens(EVEN)
-    for below in (0, 1 << 30):
-        _, _, (trained, _) = learn(layer("trained", 1), x, below)
-        _, _, (paper, _) = learn(layer("paper", 1), x, below)
+    for way in WAYS:
+        _, _, (trained, _) = learn(layer("trained", 1), x, way)
+        _, _, (paper, _) = learn(layer("paper", 1), x, way)
         assert np.abs(trained.router.weight).max() > 1e-3
         assert not np.any(paper.router.weight)
 
 
 def test_at_one_pick_the_papers_router_gives_full_weight():
     model, x = layer("paper", 1), tokens(EVEN)
-    y, _, _ = learn(model, x, 0)
+    y, _, _ = learn(model, x, "bucketed")
     near(y, one_by_one(model, x, EVEN))
 
 
-def test_other_tokens_cannot_matter():
+@pytest.mark.parametrize("way", WAYS)
+def test_other_tokens_cannot_matter(way):
     model = layer("trained", 1)
     x = tokens(LOADS["balanced"])
     crowd = x.at[2:].set(tokens(LOADS["all to one"])[2:])  # another capacity
-    alone, _, _ = learn(model, x, 0)
-    crowded, _, _ = learn(model, crowd, 0)
+    alone, _, _ = learn(model, x, way)
+    crowded, _, _ = learn(model, crowd, way)
     near(crowded[:2], alone[:2])

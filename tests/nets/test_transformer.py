@@ -121,6 +121,16 @@ def test_windows_give_what_sequences_without_padding_give(model, tokens):
     np.testing.assert_allclose(features, plain, atol=2e-6)
 
 
+def test_every_other_feature_costs_less_and_is_the_same(model, tokens):
+    window = jax.jit(lambda tokens, every: model.window(tokens, every), static_argnums=1)
+    whole, routes = window(tokens, 1)
+    half, fewer = window(tokens, 2)
+    np.testing.assert_allclose(half, whole[:, ::2], atol=1e-5)
+    if routes:
+        assert routes[-1].chosen.shape[1] == TOKENS and fewer[-1].chosen.shape[1] == half.shape[1]
+        np.testing.assert_array_equal(fewer[0].chosen, routes[0].chosen)
+
+
 def test_rows_do_not_see_each_other(model, tokens):
     clean, _ = sequence(model, tokens, START)
     dirty, _ = sequence(model, tokens.at[1].set(7.0), START)

@@ -22,6 +22,7 @@ SMALL = {
     "model.vit_depth": "1",
     "search.simulations": "4",
     "data.envs": "4",
+    "data.groups": "2",
     "data.replay_rows": "1024",
 }
 

@@ -17,7 +17,13 @@ SETTINGS = {
     },
     "search": {"simulations": 4, "candidates": 4, "considered": 4},
     "learn": {"rows": 4, "updates_per_call": 2, "unroll": 3, "n_step": 3},
-    "data": {"envs": 4, "warmup_decisions": 16, "replay_bytes": 4_000_000, "replay_rows": 4_000},
+    "data": {
+        "envs": 4,
+        "groups": 2,
+        "warmup_decisions": 16,
+        "replay_bytes": 4_000_000,
+        "replay_rows": 4_000,
+    },
     "run": {
         "decisions": 120,
         "evaluate_every": 60,
