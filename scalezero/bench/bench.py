@@ -64,7 +64,9 @@ class Bench:
         can += f"{top.bytes / 1e9:,.1f} GB/s read from one large array"
         table = Table(title=can, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
         table.add_column("what", no_wrap=True)
-        for heading in ("ms", "per second", "GFLOP/s", "GB/s", "of limit"):
+        units = {each.unit for each in self.measurements}
+        rate = f"{units.pop()}/s" if len(units) == 1 else ""
+        for heading in ("ms", rate or "per second", "GFLOP/s", "GB/s", "of limit"):
             table.add_column(heading, justify="right", no_wrap=True)
         for each in self.measurements:
             time, work = each.timing, each.work
@@ -72,7 +74,7 @@ class Bench:
             table.add_row(
                 each.name,
                 f"{1e3 * time.median:,.2f} ±{(time.high - time.low) / 2 / time.median:.0%}",
-                f"{each.rate:,.{0 if each.rate >= 100 else 2}f} {each.unit}",
+                f"{each.rate:,.{0 if each.rate >= 100 else 2}f} {'' if rate else each.unit}",
                 f"{work.flops / time.median / 1e9:,.1f}" if work.flops else "",
                 f"{work.bytes / time.median / 1e9:,.1f}" if work.bytes else "",
                 f"{each.share(top):.0%}" if known else "",
