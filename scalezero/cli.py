@@ -248,8 +248,8 @@ def _parser() -> Parser:
     for verb in CONFIGURED:
         each = add(verb)
         first = "" if verb is not bench else " PART"
-        given = "(--preset NAME | --tasks TASK …) [--setting VALUE …]"
-        each.usage = f"scalezero {verb.__name__}{first} {given}"
+        given = "(--preset NAME | --tasks TASK …)" if not first else "[--preset NAME | --like NAME]"
+        each.usage = f"scalezero {verb.__name__}{first} {given} [--setting VALUE …]"
         each.add_argument("--preset", metavar="NAME", help=", ".join(configure.presets()))
         each.add_argument("--config", metavar="FILE", type=Path, help="a TOML file, over a preset")
         each.set_defaults(run=None)
@@ -301,7 +301,8 @@ def _parser() -> Parser:
 
 def _add_measuring(parser: Parser) -> None:
     """The options of `bench` alone."""
-    what = "search, experts, encoder, environments, replay, update, collection or end-to-end"
+    what = "search, experts, encoder, environments, replay, update, collection or end-to-end; "
+    what += "of the preset quickstart, if no other is named"
     parser.add_argument("part", metavar="PART", help=what)
     like = "end-to-end: settings of another program's measurement, as in lightzero-dmc-small"
     parser.add_argument("--like", metavar="NAME", help=like)

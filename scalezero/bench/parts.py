@@ -52,7 +52,7 @@ def expert_layers(config: Config, seconds: float, rows: Sequence[int]) -> Iterat
     size, dtype = config.model, jnp.dtype(precision_of(config.model))
     if not size.experts:
         raise ConfigError("model.experts = 0: there are no experts to measure")
-    make = lambda count, picks, hidden: cast(
+    make = lambda count, picks, hidden: _cast(
         experts(
             size.embed,
             count,
@@ -233,7 +233,7 @@ def _drawn(task: Task, envs: int, width: int, random: np.random.Generator) -> np
     return action
 
 
-def cast[Tree](tree: Tree, dtype: jnp.dtype) -> Tree:
+def _cast[Tree](tree: Tree, dtype: jnp.dtype) -> Tree:
     """`tree` with all its floats of one type."""
     return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree)
 
