@@ -31,6 +31,9 @@ AXES: dict[str, str] = {
     "number": "the places of a page's texts in the library: its own, then those of its actions",
     "action": "entries of one action",
     "candidate": "the actions a search chooses among",
+    "node": "the nodes of the trees of all rows",
+    "lane": "simulations of one row, or of all rows, that are made at once",
+    "round": "rounds of a search, in each of which an action is tried at most once",
     "choice": "the actions of a discrete task, or those that a page lists",
     "bin": "atoms of a categorical value or reward",
     # layers

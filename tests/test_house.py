@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "scalezero").rglob("*.py"))
 FILES = [*PACKAGE, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
 ARRAYS = {"Array", "Bool", "Float", "Inexact", "Int", "Num", "Shaped", "UInt", "UInt8", "UInt32"}
-JAX = {"jax", "jaxlib", "equinox", "optax", "mctx", "orbax", "chex"}
+JAX = {"jax", "jaxlib", "equinox", "optax", "orbax", "chex"}
 
 # What each part may import of the rest; a part may always import itself.
 ARROWS = {

@@ -50,7 +50,7 @@ class Policy(eqx.Module):
     shape: PolicyShape
 
     def propose(
-        self, explore: Float[Array, ""], *, key: PRNGKeyArray
+        self, explore: Float[Array, ""], *, alike: bool = False, key: PRNGKeyArray
     ) -> tuple[
         Float[Array, "slot row *axes candidate action"], Float[Array, "slot row *axes candidate"]
     ]:
@@ -58,11 +58,13 @@ class Policy(eqx.Module):
 
         Args:
             explore: 1: all continuous candidates are samples. 0: the first one is the mean.
+            alike: Whether all rows draw the same noise, which saves most of the drawing.
             key: Consumed.
         """
         *lead, width = self.mean.shape
         count = self.shape.candidates
-        noise = jax.random.normal(key, (*lead, count, width))
+        drawn = [1] * len(lead) if alike else lead
+        noise = jax.random.normal(key, (*drawn, count, width))
         noise = noise.at[..., 0, :].multiply(explore)
         sample = self.mean[..., None, :] + self.sigma[..., None, :] * noise
         first = jnp.arange(width) == 0

@@ -1,35 +1,37 @@
 """Planning: one compiled tree search over all rows of all tasks.
 
-The bridge to mctx. A node's embedding holds the tokens' keys and values, and the actions that may
-be tried there; a model step is two tokens, the action and the predicted latent.
+A search goes in passes. In each, every row has some lanes; each lane walks down its row's tree to
+an action never tried, all of them are tried in one go through the model, and what they say is told
+up the trees. Trying an action is two tokens, the action and the predicted latent.
 
 Sources: Gumbel MuZero (openreview.net/forum?id=bERaNdoegnO), MuZero's pUCT (arXiv:1911.08265),
-Sampled MuZero (arXiv:2104.06303), all as implemented by mctx.
+Sampled MuZero (arXiv:2104.06303). Differs: simulations that cannot learn from each other are made
+at once (`halving`), with the same result.
 """
 
-# mctx declares its arrays as a union that no index fits.
-# pyright: reportArgumentType=false
-
-import functools
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import mctx
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from scalezero.agent.policies import IMPOSSIBLE
+from scalezero.agent.halving import lanes
 from scalezero.agent.records import History, Listing, Plan
+from scalezero.agent.rules import Gumbel, Puct, Rule, with_noise
+from scalezero.agent.tree import Leaves, Tree, descend, grown, planted
 from scalezero.agent.world import SlotWorld
 from scalezero.config import SearchSettings
 from scalezero.nets.transformer import Cache
 
+CACHED_BYTES = 32 << 20  # weights up to this stay in a CPU's caches
 
-class Node(eqx.Module):
-    """What the tree keeps at each node, `row` being all rows of all slots."""
+
+class State(eqx.Module):
+    """What the model keeps of each node: the tokens' keys and values, and what may be tried."""
 
     cache: Cache
-    actions: Float[Array, "row candidate action"]
+    actions: Float[Array, "node candidate action"]
 
 
 def plan(
@@ -51,140 +53,102 @@ def plan(
         explore: 1 while collecting; 0 for the best known action without any noise.
         key: Consumed.
     """
-    root_key, noise_key, search_key = jax.random.split(key, 3)
-    slots, rows = history.length.shape
-    flat = lambda x: x.reshape(slots * rows, *x.shape[2:])
-    deep = lambda x: x.reshape(slots, rows, *x.shape[1:])
-    discount = jnp.repeat(world.table.discount, rows)
-
-    feature, cache = world.root(history)
-    actions, prior = world.policy(feature, listing).propose(explore, key=root_key)
+    root_key, noise_key, search_key, end_key = jax.random.split(key, 4)
+    tree = sown(world, history, listing, settings, explore, key=root_key)
+    width, passes = breadth(world, settings, tree.rows)
+    roots = jnp.arange(tree.rows)
     if settings.kind == "puct":
         weight = settings.noise_fraction * explore
-        prior = with_noise(prior, weight, settings.noise_alpha, key=noise_key)
-    root = mctx.RootFnOutput(
-        prior_logits=flat(prior),
-        value=flat(world.value(feature)),
-        embedding=Node(cache, flat(actions)),
-    )
-
-    def recurrent(model: tuple[SlotWorld, Listing], key: PRNGKeyArray, choice: Array, node: Node):
-        world, listing = model
-        action = _take(node.actions, choice)
-        feature, cache = world.step(world.action_token(deep(action), listing), node.cache)
-        reward, latent = world.reward(feature), world.next_latent(feature)
-        feature, cache = world.step(latent, cache)
-        actions, prior = world.policy(feature, listing).propose(explore, key=key)
-        step = mctx.RecurrentFnOutput(
-            reward=flat(reward),
-            discount=discount,
-            prior_logits=flat(prior),
-            value=flat(world.value(feature)),
-        )
-        return step, Node(cache, flat(actions))
-
-    invalid = (root.prior_logits <= IMPOSSIBLE / 2).astype(jnp.int32)
-    with jax.numpy_dtype_promotion("standard"):  # mctx mixes integer and float
-        model = world, listing
-        output = _search(model, search_key, root, recurrent, invalid, settings, explore)
-    choice = output.action
-    if settings.kind == "puct":  # mctx draws; without exploration the most visited is taken
-        most = jnp.argmax(output.action_weights, axis=-1).astype(choice.dtype)
-        choice = jnp.where(explore > 0, choice, most)
-    return Plan(
-        action=deep(_take(root.embedding.actions, choice)),
-        candidates=actions,
-        policy=deep(output.action_weights),
-        value=deep(output.search_tree.node_values[:, 0]),
-    )
+        noisy = with_noise(tree.at(roots).prior, weight, settings.noise_alpha, key=noise_key)
+        prior = tree.actions.prior.at[roots].set(noisy)
+        tree = eqx.tree_at(lambda tree: tree.actions.prior, tree, prior)
+        rule: Rule = Puct(settings, explore)
+    else:
+        drawn = jax.random.gumbel(noise_key, tree.at(roots).prior.shape)
+        rule = Gumbel(explore * drawn, settings, width)
+    tree = searched(world, tree, rule, listing, width, passes, explore, key=search_key)
+    choice, improved = rule.decide(tree.at(roots), key=end_key)
+    actions = tree.state.actions[roots]
+    taken = jnp.take_along_axis(actions, choice[:, None, None], axis=1)[:, 0]
+    deep = lambda x: x.reshape(*history.length.shape, *x.shape[1:])
+    return Plan(deep(taken), deep(actions), deep(improved), deep(tree.at(roots).worth))
 
 
-def _take(
-    actions: Float[Array, "row candidate action"], choice: Int[Array, " row"]
-) -> Float[Array, "row action"]:
-    """Of each row's candidates, the chosen one."""
-    return jnp.take_along_axis(actions, choice[:, None, None], axis=1)[:, 0]
-
-
-def _search(model, key, root, recurrent, invalid, settings: SearchSettings, explore):
-    """mctx's policy of the kind that `settings` ask for."""
-    match settings.kind:
-        case "gumbel":
-            return mctx.gumbel_muzero_policy(
-                model,
-                key,
-                root,
-                recurrent,
-                settings.simulations,
-                invalid,
-                qtransform=functools.partial(
-                    completed_values,
-                    value_scale=settings.value_scale,
-                    visit_offset=settings.visit_offset,
-                    value_floor=settings.value_floor,
-                ),
-                max_num_considered_actions=settings.considered,
-                gumbel_scale=explore,
-            )
-        case "puct":
-            return mctx.muzero_policy(
-                model,
-                key,
-                root,
-                recurrent,
-                settings.simulations,
-                invalid,
-                dirichlet_fraction=0.0,
-                temperature=settings.temperature,
-            )
-
-
-def completed_values(
-    tree: mctx.Tree,
-    node: Int[Array, ""] | int,
-    *,
-    value_scale: float,
-    visit_offset: float,
-    value_floor: float = 0.0,
-) -> Float[Array, " candidate"]:
-    """Values of a node's actions, those not visited completed, scaled for the policy.
-
-    Differs from mctx's `qtransform_completed_by_mix_value`: candidates that do not exist have no
-    part in the rescaling to [0, 1], so padding cannot matter; and values that lie closer together
-    than `value_floor` are rescaled to less than that, so that where nothing is known yet, the
-    policy is not taught noise.
-
-    Source: Gumbel MuZero, Appendix D.
-    """
-    values, prior = tree.qvalues(node), tree.children_prior_logits[node]
-    visits = tree.children_visits[node].astype(prior.dtype)
-    exists, visited = prior > IMPOSSIBLE / 2, visits > 0
-    weight = jnp.where(visited, jax.nn.softmax(prior) + jnp.finfo(prior.dtype).tiny, 0.0)
-    average = jnp.sum(weight * values) / jnp.maximum(jnp.sum(weight), jnp.finfo(prior.dtype).tiny)
-    total = jnp.sum(visits)
-    mixed = (tree.raw_values[node] + total * average) / (total + 1)
-    values = jnp.where(visited, values, mixed)
-    low = jnp.min(jnp.where(exists, values, jnp.inf))
-    high = jnp.max(jnp.where(exists, values, -jnp.inf))
-    unit = (values - low) / jnp.maximum(high - low, max(value_floor, 1e-8))
-    scale = (visit_offset + jnp.max(visits)) * value_scale
-    return jnp.where(exists, scale * unit, 0.0)
-
-
-def with_noise(
-    logits: Float[Array, "*axes candidate"],
-    weight: Float[Array, ""],
-    alpha: float,
+def sown(
+    world: SlotWorld,
+    history: History,
+    listing: Listing,
+    settings: SearchSettings,
+    explore: Float[Array, ""],
     *,
     key: PRNGKeyArray,
-) -> Float[Array, "*axes candidate"]:
-    """The logits of a prior mixed with Dirichlet noise over the candidates that exist.
+) -> Tree:
+    """The trees before the search: a root for every row, and room for what grows."""
+    flat = lambda x: x.reshape(history.length.size, *x.shape[2:])
+    width, passes = breadth(world, settings, history.length.size)
+    feature, cache = world.root(history)
+    actions, prior = world.policy(feature, listing).propose(explore, key=key)
+    leaves = passes * width * history.length.size
+    return planted(flat(world.value(feature)), flat(prior), State(cache, flat(actions)), leaves)
 
-    Source: AlphaZero (arXiv:1712.01815). Differs from mctx's own noise, part of which falls on
-    padding.
+
+def breadth(world: SlotWorld, settings: SearchSettings, rows: int) -> tuple[int, int]:
+    """The lanes of each row in a search of so many rows, and the passes that it takes at most.
+
+    What a pass costs whatever it holds, next to a lane, is on a CPU the reading of weights that no
+    cache can hold. On an accelerator it is waiting, and the figure is a guess.
     """
-    exists = logits > IMPOSSIBLE / 2
-    gamma = jnp.where(exists, jax.random.gamma(key, alpha, logits.shape), 0.0)
-    noise = gamma / jnp.maximum(jnp.sum(gamma, axis=-1, keepdims=True), 1e-30)
-    mixed = (1 - weight) * jax.nn.softmax(logits) + weight * noise
-    return jnp.where(exists, jnp.log(jnp.maximum(mixed, 1e-30)), IMPOSSIBLE)
+    if settings.kind == "puct":
+        return 1, settings.simulations
+    weights = jax.tree.leaves(world.shared and world.shared.backbone)
+    large = sum(leaf.nbytes for leaf in weights) > CACHED_BYTES
+    overhead = (64 if large else 4) if jax.default_backend() == "cpu" else 512
+    return lanes(world.entrants(settings.considered), settings.simulations, rows, overhead)
+
+
+def searched(
+    world: SlotWorld,
+    tree: Tree,
+    rule: Rule,
+    listing: Listing,
+    width: int,
+    passes: int,
+    explore: Float[Array, ""],
+    *,
+    key: PRNGKeyArray,
+) -> Tree:
+    """`tree` after the whole search: at most `passes` of `width` lanes for each row."""
+    root = jnp.arange(tree.rows)
+    owner, shape = jnp.repeat(root, width), (len(world.table.discount), -1, width)
+    laned = lambda x: x.reshape(*shape, *x.shape[1:])
+    flat = lambda x: x.reshape(tree.rows * width, *x.shape[3:])
+    discount = jnp.repeat(world.table.discount, len(owner) // shape[0])
+    listing = jax.tree.map(lambda x: x[:, :, None], listing)  # one for all lanes of a row
+
+    def one(carried: tuple[Array, PRNGKeyArray, Tree, Any]):
+        done, key, tree, memory = carried
+        key, propose_key = jax.random.split(key)
+        entry, memory = rule.enter(memory, tree.at(root))
+        node, choice = descend(tree, owner, entry.choice.reshape(-1), rule.below)
+        action = laned(tree.state.actions[node, choice])
+        cache = jax.tree.map(lambda x: x[node], tree.state.cache)
+        feature, cache = world.step(world.action_token(action, listing), cache)
+        reward, latent = world.reward(feature), world.next_latent(feature)
+        feature, cache = world.step(latent, cache)
+        actions, prior = world.policy(feature, listing).propose(
+            explore, alike=True, key=propose_key
+        )
+        leaves = Leaves(
+            parent=node,
+            choice=choice,
+            live=entry.live.reshape(-1),
+            reward=flat(reward),
+            guess=flat(world.value(feature)),
+            prior=flat(prior),
+            state=State(cache, flat(actions)),
+        )
+        return done + 1, key, grown(tree, len(owner) * done, leaves, discount), memory
+
+    begin = jnp.zeros((), jnp.int32), key, tree, rule.start(tree.at(root))
+    goes_on = lambda carried: (carried[0] < passes) & rule.goes_on(carried[3])
+    return jax.lax.while_loop(goes_on, one, begin)[2]

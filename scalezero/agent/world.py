@@ -130,6 +130,14 @@ class SlotWorld(eqx.Module):
     shared: World
     table: SlotTable
 
+    def entrants(self, considered: int) -> set[int]:
+        """How many actions, at most `considered`, a search chooses among in one row or another."""
+        table, sampled = self.shared.tasks, self.shared.shape.sampled
+        told = table.tasks - table.text_tasks
+        counts = {choices or sampled for choices in table.choices[:told]}
+        listed = range(2, 1 + table.most_listed) if table.text_tasks else ()
+        return {min(count, considered) for count in (*counts, *listed)}
+
     def encode(self, observation: Observation) -> Float[Array, "slot row *axes embed"]:
         """The latent of every observation, normalised."""
         parts = []
@@ -214,9 +222,9 @@ class SlotWorld(eqx.Module):
         return features[:, -1].astype(jnp.float32).reshape(slots, rows, embed), cache
 
     def step(
-        self, token: Float[Array, "slot row embed"], cache: Cache
-    ) -> tuple[Float[Array, "slot row embed"], Cache]:
-        """The feature of one more token of each row."""
+        self, token: Float[Array, "slot row *axes embed"], cache: Cache
+    ) -> tuple[Float[Array, "slot row *axes embed"], Cache]:
+        """The feature of one more token of each sequence in the cache."""
         backbone, dtype = self._backbone()
         flat = token.reshape(-1, token.shape[-1]).astype(dtype)
         feature, cache = backbone.step(flat, cache)

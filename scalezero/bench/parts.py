@@ -12,6 +12,7 @@ from jaxtyping import Array
 from scalezero.agent.act import act, empty_history
 from scalezero.agent.learner import update, update_many
 from scalezero.agent.optimiser import optimiser
+from scalezero.agent.search import breadth
 from scalezero.agent.world import precision_of
 from scalezero.bench.measure import Measurement, timed
 from scalezero.bench.work import NO_WORK, Work, work
@@ -43,7 +44,9 @@ def search(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Meas
             return plan(world, task, history, seen, library, first, config.search, explore, key=key)
 
         took = timed(call, seconds)
-        needed = work(lambda call=call: call(act.__wrapped__))
+        width, _ = breadth(world.bind(task, table.vector_tasks, library), config.search, count)
+        rounds = config.search.simulations / width
+        needed = work(lambda call=call: call(act.__wrapped__), rounds=rounds)
         yield Measurement(f"search of {count:,} rows", took, count, "decisions", needed)
 
 

@@ -31,7 +31,7 @@ class Work:
         """Both."""
         return Work(self.flops + other.flops, self.bytes + other.bytes)
 
-    def __mul__(self, times: int) -> "Work":
+    def __mul__(self, times: float | int) -> "Work":
         """So many times."""
         return Work(times * self.flops, times * self.bytes)
 
@@ -43,11 +43,16 @@ class Work:
 NO_WORK = Work(0.0, 0.0)
 
 
-def work(function: Callable[..., Any], *args: Any) -> Work:
-    """What `function` must do when called with `args`; it is traced, so it must not be compiled."""
+def work(function: Callable[..., Any], *args: Any, rounds: float = 1.0) -> Work:
+    """What `function` must do when called with `args`; it is traced, so it must not be compiled.
+
+    Args:
+        function: With its arguments behind it.
+        rounds: How often a loop of unknown length goes round.
+    """
     with patch.object(experts, "routed", _even):
         traced, *_ = eqx.filter_make_jaxpr(function)(*args)
-    return _total(traced.jaxpr)
+    return _total(traced.jaxpr, rounds)
 
 
 def _even(
@@ -69,11 +74,12 @@ def _even(
     return jnp.sum(done.reshape(*chosen.shape, -1) * share[..., None], axis=1)
 
 
-def _total(jaxpr: Any) -> Work:
-    return sum((_of(equation) for equation in jaxpr.eqns), start=NO_WORK)
+def _total(jaxpr: Any, rounds: float) -> Work:
+    return sum((_of(equation, rounds) for equation in jaxpr.eqns), start=NO_WORK)
 
 
-def _of(equation: Any) -> Work:
+def _of(equation: Any, rounds: float) -> Work:
+    inside = [_total(inner, rounds) for inner in _inner(equation)]
     match equation.primitive.name:
         case "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
@@ -87,11 +93,13 @@ def _of(equation: Any) -> Work:
             depth = kernel.size / kernel.shape[out] / between
             return Work(2.0 * depth * _size(equation.outvars), _touched(equation))
         case "cond":
-            return min(map(_total, _inner(equation)), key=lambda each: (each.flops, each.bytes))
+            return min(inside, key=lambda each: (each.flops, each.bytes))
         case "scan":
-            return sum(map(_total, _inner(equation)), start=NO_WORK) * equation.params["length"]
-        case _:  # of a loop of unknown length, one round
-            return sum(map(_total, _inner(equation)), start=NO_WORK)
+            return sum(inside, start=NO_WORK) * equation.params["length"]
+        case "while":
+            return sum(inside, start=NO_WORK) * rounds
+        case _:
+            return sum(inside, start=NO_WORK)
 
 
 def _inner(equation: Any) -> Iterator[Any]:

@@ -56,8 +56,11 @@ def mix_one(
     value: Float[Array, "window head key"],
     visible: Bool[Array, " window"],
 ) -> Float[Array, "head key"]:
-    """`mix` of one token; as sums over products, which compile to one loop over all rows."""
-    scores = jnp.sum((key * query[None]).astype(jnp.float32), axis=-1) * key.shape[-1] ** -0.5
+    """`mix` of one token; sums over each head are one product with ones, for all rows at once."""
+    window, heads, width = key.shape
+    each = (key * query[None]).reshape(window, heads * width)
+    ones = jnp.repeat(jnp.eye(heads, dtype=key.dtype), width, axis=0)
+    scores = jnp.dot(each, ones, preferred_element_type=jnp.float32) * width**-0.5
     weights = jax.nn.softmax(jnp.where(visible[:, None], scores, -1e30), axis=0)
     return jnp.sum(weights.astype(value.dtype)[..., None] * value, axis=0)
 

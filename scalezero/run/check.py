@@ -16,6 +16,7 @@ from rich.table import Table
 from scalezero.agent.act import empty_history
 from scalezero.agent.learner import Learner, update_many
 from scalezero.agent.optimiser import optimiser
+from scalezero.agent.search import sown
 from scalezero.agent.stages import trainable
 from scalezero.agent.world import World
 from scalezero.config import Config, ConfigError
@@ -149,20 +150,18 @@ def update_seconds(config: Config, stage: int) -> float:
 
 
 def tree_bytes(world: World, config: Config) -> int:
-    """The tree of one search over a group of the environments of every task."""
+    """The trees of one search over a group of the environments of every task."""
     slots, rows, table = world.tasks.tasks, rows_of(config), world.tasks
-    library = library_shape(config)
 
     def root(world: World, library: Array) -> PyTree:
-        bound = world.bind(jnp.arange(slots), world.tasks.vector_tasks, library)
-        feature, cache = bound.root(empty_history(world, slots, rows, config.search.context))
-        pages = jnp.zeros((table.text_tasks, rows, 1 + table.most_listed), jnp.int32)
-        key = jax.random.key(0)
-        return cache, *bound.policy(feature, bound.listing(pages)).propose(jnp.zeros(()), key=key)
+        bound = world.bind(jnp.arange(slots), table.vector_tasks, library)
+        history = empty_history(world, slots, rows, config.search.context)
+        listing = bound.listing(
+            jnp.zeros((table.text_tasks, rows, 1 + table.most_listed), jnp.int32)
+        )
+        return sown(bound, history, listing, config.search, jnp.zeros(()), key=jax.random.key(0))
 
-    cache, actions, prior = eqx.filter_eval_shape(root, world, library)
-    words = 5 * slots * rows + 6 * prior.size  # mctx: of each node, and of each of its children
-    return (config.search.simulations + 1) * (held(cache) + held(actions) + 4 * words)
+    return held(eqx.filter_eval_shape(root, world, library_shape(config)))
 
 
 def batch_bytes(tasks: tuple[Task, ...], world: World, config: Config) -> int:

@@ -28,7 +28,6 @@ PACKAGES = (
     "jax",
     "jaxlib",
     "equinox",
-    "mctx",
     "optax",
     "orbax-checkpoint",
     "numpy",

@@ -8,6 +8,7 @@ Sources: Gumbel MuZero (openreview.net/forum?id=bERaNdoegnO), Sections 2-5 and A
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -153,23 +154,22 @@ def gumbel_search(
     """Sequential halving at the root, the deterministic rule below it (Section 5, Eq. 14)."""
     root = new_node(model, state)
     considered = min(considered, len(root.logits))
-    table = halving(considered, simulations)
 
-    def best(visits: int) -> int:
-        """The best of the root's actions with so many visits."""
+    def best(visits: int) -> list[int]:
+        """The root's actions with so many visits, the best first."""
         score = gumbel + root.logits + transformed(model, root, scale, offset)
-        return int(np.argmax(np.where(root.visits == visits, score, -np.inf)))
+        order = np.argsort(-score, kind="stable")
+        return [int(action) for action in order if root.visits[action] == visits]
 
-    def choose(node: Node, depth: int) -> int:
-        if depth == 0:
-            return best(table[node.visits.sum()])
+    def below(node: Node) -> int:
         improved = softmax(node.logits + transformed(model, node, scale, offset))
         return int(np.argmax(improved - node.visits / (1 + node.visits.sum())))
 
-    for _ in range(simulations):
-        simulate(model, root, choose)
+    for visits, tried in Counter(halving(considered, simulations)).items():  # rounds, in order
+        for first in best(visits)[:tried]:
+            simulate(model, root, lambda node, depth, a=first: below(node) if depth else a)
     policy = softmax(root.logits + transformed(model, root, scale, offset))
-    return Result(root.visits, best(root.visits.max()), policy, root.value)
+    return Result(root.visits, best(root.visits.max())[0], policy, root.value)
 
 
 # MuZero's pUCT

@@ -1,5 +1,6 @@
 """A world that is a table: states are numbers, so a search in it can be checked by hand."""
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -19,10 +20,11 @@ class Tabular(SlotWorld):
     values: Array  # [state]
     rewards: Array  # [state, choice]
     successor: Array  # [state, choice]
+    count: int = eqx.field(static=True)  # choices that are not padding
 
     def __init__(self, model, choices: int) -> None:
         """A world of `model`, a `reference_tree.Model`, for actions padded to `choices`."""
-        count = model.logits.shape[1]
+        self.count = count = model.logits.shape[1]
         pad = lambda x, fill: jnp.pad(
             jnp.asarray(x), ((0, 0), (0, choices - count)), constant_values=fill
         )
@@ -40,6 +42,10 @@ class Tabular(SlotWorld):
             reward_scale=jnp.ones(1),
             discount=jnp.full(1, model.discount, jnp.float32),
         )
+
+    def entrants(self, considered):
+        """The same in every row."""
+        return {min(self.count, considered)}
 
     def root(self, history: History):
         """The state is the newest latent's only entry."""

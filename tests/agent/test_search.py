@@ -10,9 +10,13 @@ import small
 from reference_tree import Model, gumbel_search, halving, puct_search
 from tabular import Tabular, at
 
+from scalezero.agent import search as search_module
+from scalezero.agent.halving import lanes, passes, race, rounds
 from scalezero.agent.policies import IMPOSSIBLE
 from scalezero.agent.records import Listing
-from scalezero.agent.search import completed_values, plan, with_noise
+from scalezero.agent.rules import completed_values, with_noise
+from scalezero.agent.search import plan
+from scalezero.agent.tree import Actions
 from scalezero.config import SearchSettings
 
 STATES, ROWS = 40, 6
@@ -95,9 +99,8 @@ def search(
 
 
 def gumbel_noise(key, rows: int, actions: int) -> np.ndarray:
-    """The noise that mctx draws inside `plan`."""
-    _, _, inner = jax.random.split(key, 3)
-    _, drawn = jax.random.split(inner)
+    """The noise that `plan` draws."""
+    drawn = jax.random.split(key, 4)[1]
     return np.asarray(jax.random.gumbel(drawn, (rows, actions)), np.float64)
 
 
@@ -142,19 +145,18 @@ def test_puct_search_is_what_the_paper_says(actions, simulations):
             assert made.action[0, row, 0] == slow.action
 
 
-@pytest.mark.parametrize(("kind", "depth", "slack"), [("gumbel", 3, 0), ("puct", 2, 0.02)])
-def test_enough_simulations_find_the_best_play(kind, depth, slack):
-    """A node's value is a mean over what was tried, so pUCT may miss what hardly matters.
-
-    The weight of values is lower here than in a run: it saturates where priors say nothing.
-    """
+@pytest.mark.parametrize(("kind", "depth", "simulations"), [("gumbel", 3, 200), ("puct", 2, 400)])
+def test_enough_simulations_find_the_best_play(kind, depth, simulations):
+    """The weight of values is lower here than in a run: it saturates where priors say nothing."""
     rows, blind = np.arange(ROWS), 0.0
     for seed in range(3):
         model, best = tree_model(3, depth, seed=seed)
-        made = search(model, range(ROWS), kind=kind, simulations=200, considered=3, scale=0.02)
+        made = search(
+            model, range(ROWS), kind=kind, simulations=simulations, considered=3, scale=0.02
+        )
         taken = np.asarray(made.action[0, :, 0], int)
         lost = best.max(axis=1) - best[rows, taken]
-        assert lost.max() <= slack
+        assert lost.max() <= 0
         greedy = np.argmax((model.reward + model.discount * model.value[model.successor])[:ROWS], 1)
         blind = max(blind, np.max(best.max(axis=1) - best[rows, greedy]))
     assert blind > 0.05  # one step ahead is not enough in these worlds
@@ -205,6 +207,63 @@ def test_without_exploring_a_discrete_task_has_one_plan_whatever_the_key(kind):
         jax.tree.map(np.testing.assert_array_equal, again(seed), again(0))
 
 
+@pytest.mark.parametrize(
+    ("actions", "considered", "simulations"), [(7, 8, 50), (5, 3, 7), (2, 2, 9)]
+)
+def test_how_many_lanes_there_are_changes_no_plan(monkeypatch, actions, considered, simulations):
+    """Together with the slow tree, which goes one by one: all at once is the same search."""
+    model = random_model(actions)
+    entrants, made = min(actions, considered), []
+    for width in (1, 2, 3, entrants, 2 * entrants):
+        needed = passes(entrants, simulations, width)
+        monkeypatch.setattr(search_module, "breadth", lambda *_, w=width, n=needed: (w, n))
+        searcher.cache_clear()
+        made.append(
+            search(
+                model,
+                range(ROWS),
+                kind="gumbel",
+                simulations=simulations,
+                considered=considered,
+                explore=1.0,
+            )
+        )
+    searcher.cache_clear()
+    for other in made[1:]:
+        np.testing.assert_array_equal(other.action, made[0].action)
+        np.testing.assert_allclose(other.policy, made[0].policy, atol=1e-6)
+        np.testing.assert_allclose(other.value, made[0].value, atol=1e-6)
+
+
+def test_rows_with_fewer_actions_race_by_their_own_rules():
+    """Rows of one search, of which each could have been searched alone."""
+    exists = jnp.asarray(np.arange(6) < np.array([0, 1, 2, 5, 6])[:, None])
+    state, visits = race(exists, considered=5, simulations=9), np.zeros((5, 6), int)
+    score = jnp.tile(jnp.array([0.3, 0.9, 0.1, 0.5, 0.7, 0.2]), (5, 1))
+    while not np.all(state.over):
+        entry, state = state.next_round(score, exists, jnp.asarray(visits, jnp.int32)).call(2)
+        for row, lane in zip(*np.nonzero(entry.live), strict=True):
+            visits[row, entry.choice[row, lane]] += 1
+    assert [sorted(row) for row in visits.tolist()] == [
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 9],
+        [0, 0, 0, 0, 4, 5],
+        [0, 1, 1, 1, 3, 3],
+        [0, 1, 1, 1, 3, 3],
+    ]
+    assert np.all(np.argmax(visits, axis=-1)[1:] == [0, 1, 1, 1])
+
+
+def test_as_many_lanes_as_are_cheapest():
+    assert rounds(8, 12) == [(0, 8), (1, 4)]
+    assert rounds(2, 5) == [(0, 2), (1, 2), (2, 1)]
+    assert lanes({8}, 12, rows=16, overhead=1) == (4, 3)  # none is idle
+    assert lanes({8}, 12, rows=16, overhead=1000) == (8, 2)  # fewest passes
+    assert lanes({8, 2}, 12, rows=16, overhead=0) == (1, 12)
+    assert lanes({8, 2}, 12, rows=16, overhead=1000) == (2, 6)
+    assert lanes({8, 1}, 12, rows=16, overhead=1000) == (2, 6)
+
+
 def test_halving_gives_every_considered_action_its_visits():
     assert halving(4, 8) == [0, 0, 0, 0, 1, 1, 2, 2]
     assert halving(1, 3) == [0, 1, 2]
@@ -215,59 +274,59 @@ def test_halving_gives_every_considered_action_its_visits():
                 considered, simulations
             )
             assert tuple(halving(considered, simulations)) == theirs
+            ours = [had for had, tried in rounds(considered, simulations) for _ in range(tried)]
+            assert tuple(ours) == theirs
 
 
-def root_tree(logits, visits, values) -> mctx.Tree:
-    """A root whose children came out like this, unbatched."""
-    count = len(logits)
-    nodes = lambda x: jnp.zeros((1, *np.shape(x))).at[0].set(jnp.asarray(x, jnp.float32))
-    return mctx.Tree(
-        node_visits=jnp.array([1 + sum(visits)]),
-        raw_values=jnp.array([0.5]),
-        node_values=jnp.array([0.3]),
-        parents=jnp.array([-1]),
-        action_from_parent=jnp.array([-1]),
-        children_index=jnp.zeros((1, count), jnp.int32),
-        children_prior_logits=nodes(logits),
-        children_visits=jnp.array([visits]),
-        children_rewards=jnp.zeros((1, count)),
-        children_discounts=jnp.ones((1, count)),
-        children_values=nodes(values),
-        embeddings=None,
-        root_invalid_actions=jnp.zeros(count),
-        extra_data=None,
-    )
+def root(logits, visits, values) -> Actions:
+    """A root whose actions came out like this."""
+    exact = lambda x: jnp.asarray(x, jnp.float32)
+    return Actions(exact(0.5), exact(logits), exact(values), jnp.asarray(visits, jnp.int32))
+
+
+def read(node: Actions, floor: float = 0.0):
+    """Its completed values."""
+    return completed_values(node, SearchSettings(value_floor=floor))
 
 
 @pytest.mark.parametrize("visits", [[0, 0, 0], [3, 0, 1], [2, 2, 2]])
 def test_completed_values_are_those_of_mctx_where_nothing_is_padded(visits):
-    tree = root_tree([0.1, -0.7, 1.0], visits, [1.0, -2.0, 0.25])
+    node = root([0.1, -0.7, 1.0], visits, [1.0, -2.0, 0.25])
+    nodes = lambda x: x[None]
+    tree = mctx.Tree(
+        node_visits=nodes(1 + node.visits.sum()),
+        raw_values=nodes(node.guess),
+        node_values=nodes(node.worth),
+        parents=jnp.array([-1]),
+        action_from_parent=jnp.array([-1]),
+        children_index=jnp.zeros((1, 3), jnp.int32),
+        children_prior_logits=nodes(node.prior),
+        children_visits=nodes(node.visits),
+        children_rewards=jnp.zeros((1, 3)),
+        children_discounts=jnp.ones((1, 3)),
+        children_values=nodes(node.value),
+        embeddings=None,
+        root_invalid_actions=jnp.zeros(3),
+        extra_data=None,
+    )
     with jax.numpy_dtype_promotion("standard"):
         theirs = mctx.qtransform_completed_by_mix_value(tree, 0, value_scale=0.1, maxvisit_init=50)
-    ours = completed_values(tree, 0, value_scale=0.1, visit_offset=50.0)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(read(node), theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("visits", [[0, 0, 0], [3, 0, 1], [2, 2, 2]])
 def test_padding_has_no_part_in_completed_values(visits):
-    tree = root_tree([0.1, -0.7, 1.0], visits, [1.0, -2.0, 0.25])
-    wide = root_tree([0.1, -0.7, 1.0, *[IMPOSSIBLE] * 2], [*visits, 0, 0], [1.0, -2.0, 0.25, 9, -9])
-    read = lambda tree: completed_values(tree, 0, value_scale=0.1, visit_offset=50.0)
-    np.testing.assert_allclose(read(wide)[:3], read(tree), rtol=1e-6)
+    node = root([0.1, -0.7, 1.0], visits, [1.0, -2.0, 0.25])
+    wide = root([0.1, -0.7, 1.0, *[IMPOSSIBLE] * 2], [*visits, 0, 0], [1.0, -2.0, 0.25, 9, -9])
+    np.testing.assert_allclose(read(wide)[:3], read(node), rtol=1e-6)
     assert not np.any(read(wide)[3:])
 
 
 def test_values_closer_together_than_the_floor_say_that_much_less():
-    read = lambda values, floor: completed_values(
-        root_tree([0.0, 0.0, 0.0], [1, 1, 1], values),
-        0,
-        value_scale=0.1,
-        visit_offset=50.0,
-        value_floor=floor,
-    )
-    near, far = [0.10, 0.11, 0.12], [1.0, 2.0, 3.0]
-    np.testing.assert_allclose(read(near, 0.2), 0.1 * read(near, 0.0), rtol=1e-4)
-    np.testing.assert_allclose(read(far, 0.2), read(far, 0.0), rtol=1e-6)
+    near, far = ([0.10, 0.11, 0.12], [1.0, 2.0, 3.0])
+    visited = lambda values: root([0.0, 0.0, 0.0], [1, 1, 1], values)
+    np.testing.assert_allclose(read(visited(near), 0.2), 0.1 * read(visited(near)), rtol=1e-4)
+    np.testing.assert_allclose(read(visited(far), 0.2), read(visited(far)), rtol=1e-6)
 
 
 def test_noise_is_a_mixture_over_candidates_that_exist(keys):

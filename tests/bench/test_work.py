@@ -55,3 +55,9 @@ def test_a_timing_is_the_median_and_where_most_calls_lie():
     assert (made.median, made.calls) == (3.0, 5)
     assert made.low == pytest.approx(1.4) and made.high == pytest.approx(4.6)
     assert Measurement("x", made, 6, "things").rate == 2.0
+
+
+def test_a_loop_of_unknown_length_counts_as_often_as_is_said():
+    loop = lambda a, b: jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ b @ b.T, a)
+    assert work(loop, A, B).flops == 2 * FLOPS
+    assert work(loop, A, B, rounds=2.5).flops == 5 * FLOPS

@@ -1,14 +1,13 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import mctx
 import numpy as np
 import pytest
 
 from scalezero import configure
+from scalezero.agent import search
 from scalezero.agent.act import empty_history
 from scalezero.agent.optimiser import optimiser
-from scalezero.agent.search import plan
 from scalezero.cli import main
 from scalezero.data.mixture import Mixture
 from scalezero.run.build import learner_of, replays_of, world_of
@@ -58,27 +57,26 @@ def test_stages_are_as_large_as_they_become():
 
 
 @pytest.mark.parametrize("kind", ["gumbel", "puct"])
-def test_the_search_tree_is_the_one_that_mctx_makes(monkeypatch, kind):
+def test_the_search_tree_is_the_one_that_a_search_grows(monkeypatch, kind):
     flags = {**SMALL, "search.kind": kind, "search.simulations": "20"}
     config = configure.resolve(tasks=["dmc/finger-spin", "toy/catch"], flags=flags)
-    name = "gumbel_muzero_policy" if kind == "gumbel" else "muzero_policy"
-    policy, trees = getattr(mctx, name), []
+    searched, trees = search.searched, []
 
-    def spy(*given, **settings):
-        output = policy(*given, **settings)
-        trees.append(size(output.search_tree))
-        return output
+    def spy(*given, **more):
+        trees.append(size(searched(*given, **more)))
+        return searched(*given, **more)
 
-    def search(world):
+    def planned(world):
         history = empty_history(world, 2, 2, config.search.context)
         bound = world.bind(jnp.arange(2), 1, jnp.zeros((0, 0)))
         listing = bound.listing(jnp.zeros((0, 2, 1), jnp.int32))
-        return plan(bound, history, listing, config.search, jnp.ones(()), key=jax.random.key(0))
+        return search.plan(
+            bound, history, listing, config.search, jnp.ones(()), key=jax.random.key(0)
+        )
 
-    monkeypatch.setattr(mctx, name, spy)
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # mctx's own
-        eqx.filter_eval_shape(lambda: search(world_of(config)))
-    assert check(config).bytes["search tree"] == pytest.approx(trees[0], rel=0.02)
+    monkeypatch.setattr(search, "searched", spy)
+    eqx.filter_eval_shape(lambda: planned(world_of(config)))
+    assert check(config).bytes["search tree"] == trees[0]
 
 
 def test_replays_and_batches_are_as_large_as_said(config):
