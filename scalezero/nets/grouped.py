@@ -1,17 +1,20 @@
-"""SwiGLU experts over routed tokens: the same sums in three ways, of which the sizes decide.
+"""SwiGLU experts over routed tokens: the same sums in four ways, of which the sizes decide.
 
 No token is ever dropped, and the cost follows the routing; when all tokens go to one expert it is
 that of one dense layer. Figures behind the choices: docs/performance.md.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-DENSE_BELOW = 1 << 18  # multiply-adds of all experts for a token; computing all beats sorting them
-FEW = 512  # tokens; training has more, a search usually fewer
+SMALL = 1 << 18  # multiply-adds of all experts for a token; up to this, products take no time
+FEW = 128  # tokens for which small experts are all computed, which beats sorting
+MANY = 1_536  # tokens that no cache holds with what large experts make of them
+BUCKETS = 2  # sizes to compile on a CPU, where worse loads go to tiles
 TILES = (32, 256)  # fewest and most tokens of a tile
 
 type Weights = tuple[
@@ -36,11 +39,14 @@ def routed(
         share: What each of these counts.
     """
     count, hidden, embed = weights[0].shape
-    if len(x) < FEW and 3 * count * hidden * embed <= DENSE_BELOW:
-        return dense(weights, x, chosen, share)
-    if len(x) < FEW or jax.default_backend() != "cpu":
-        return bucketed(weights, x, chosen, share)
-    return tiled(weights, x, chosen, share)
+    small = 3 * count * hidden * embed <= SMALL
+    if small and len(x) < FEW:
+        way = dense
+    elif jax.default_backend() != "cpu":
+        way = bucketed
+    else:
+        way = tiled if small or len(x) >= MANY else adaptive
+    return way(weights, x, chosen, share)
 
 
 def dense(
@@ -63,27 +69,36 @@ def bucketed(
     chosen: Int[Array, "token pick"],
     share: Float[Array, "token pick"],
 ) -> Float[Array, "token embed"]:
-    """Tokens in one bucket for each expert, of the smallest compiled size that loses none.
-
-    Tokens stand in columns: a few of them times a large matrix is fastest that way round.
-    """
-    gate, up, out = weights
-    count, (tokens, picks) = len(gate), chosen.shape
-    owner = chosen.reshape(-1)
+    """Tokens in one bucket for each expert, of the smallest compiled size that loses none."""
+    owner, count = chosen.reshape(-1), len(weights[0])
     load, rank = _ranked(owner, count)
-    spread = jnp.repeat(x, picks, axis=0)
-
-    def within(capacity: int) -> Float[Array, "token embed"]:
-        bucket = jnp.zeros((count, capacity, x.shape[-1]), x.dtype)
-        bucket = bucket.at[owner, rank].set(spread, mode="drop")
-        column = lambda weight: jnp.einsum("ehd,ecd->ehc", weight, bucket)
-        done = jnp.einsum("edh,ehc->edc", out, jax.nn.silu(column(gate)) * column(up))
-        back = done.at[owner, :, rank].get(mode="fill", fill_value=0)
-        return jnp.sum(back.reshape(tokens, picks, -1) * share[..., None], axis=1)
-
-    sizes = capacities(tokens * picks, count)
+    spread, sizes = jnp.repeat(x, chosen.shape[1], axis=0), capacities(len(owner), count)
     fits = jnp.sum(jnp.max(load) > jnp.array(sizes[:-1], jnp.int32))
-    return jax.lax.switch(fits, [lambda size=size: within(size) for size in sizes])
+    ways = [lambda size=size: _buckets(size, spread, owner, rank, weights) for size in sizes]
+    return _summed(jax.lax.switch(fits, ways), share)
+
+
+def adaptive(
+    weights: Weights,
+    x: Float[Array, "token embed"],
+    chosen: Int[Array, "token pick"],
+    share: Float[Array, "token pick"],
+) -> Float[Array, "token embed"]:
+    """Small buckets where the load is even enough for them, else tiles; gradients by tiles."""
+    spread = jnp.repeat(x, chosen.shape[1], axis=0)
+    return _summed(_adapted(spread, chosen.reshape(-1), weights), share)
+
+
+def tiled(
+    weights: Weights,
+    x: Float[Array, "token embed"],
+    chosen: Int[Array, "token pick"],
+    share: Float[Array, "token pick"],
+) -> Float[Array, "token embed"]:
+    """Tokens sorted by expert, and then tile by tile: what a tile needs stays in a core's cache."""
+    owner, spread = chosen.reshape(-1), jnp.repeat(x, chosen.shape[1], axis=0)
+    at = _laid(owner, len(weights[0]))
+    return _summed(_tiles(at.side, at.lay(spread), at.start, at.tiles, weights)[at.place], share)
 
 
 def capacities(pairs: int, count: int) -> tuple[int, ...]:
@@ -97,26 +112,6 @@ def capacities(pairs: int, count: int) -> tuple[int, ...]:
         sizes.append(size)
         size *= 2
     return (*sizes, pairs)
-
-
-def tiled(
-    weights: Weights,
-    x: Float[Array, "token embed"],
-    chosen: Int[Array, "token pick"],
-    share: Float[Array, "token pick"],
-) -> Float[Array, "token embed"]:
-    """Tokens sorted by expert, and then tile by tile: what a tile needs stays in a core's cache."""
-    count, (tokens, picks) = len(weights[0]), chosen.shape
-    owner = chosen.reshape(-1)
-    side = tile_of(tokens * picks, count)
-    load, rank = _ranked(owner, count)
-    tiles = -(-load // side)
-    start = side * (jnp.cumsum(tiles) - tiles).astype(jnp.int32)
-    place = start[owner] + rank
-    room = (tokens * picks // side + count) * side  # however they are spread
-    laid = jnp.zeros((room, x.shape[-1]), x.dtype).at[place].set(jnp.repeat(x, picks, axis=0))
-    done = _tiles(side, laid, start, tiles, weights)[place]
-    return jnp.sum(done.reshape(tokens, picks, -1) * share[..., None], axis=1)
 
 
 def tile_of(pairs: int, count: int) -> int:
@@ -137,6 +132,51 @@ def _ranked(
     begin = (jnp.cumsum(load) - load).astype(jnp.int32)
     sorted_rank = jnp.arange(len(owner), dtype=jnp.int32) - begin[owner[order]]
     return load, jnp.zeros(len(owner), jnp.int32).at[order].set(sorted_rank)
+
+
+def _summed(
+    done: Float[Array, "pair embed"], share: Float[Array, "token pick"]
+) -> Float[Array, "token embed"]:
+    """What each token is given by its experts together."""
+    return jnp.sum(done.reshape(*share.shape, -1) * share[..., None], axis=1)
+
+
+def _buckets(
+    capacity: int,
+    x: Float[Array, "pair embed"],
+    owner: Int[Array, " pair"],
+    rank: Int[Array, " pair"],
+    weights: Weights,
+) -> Float[Array, "pair embed"]:
+    """Tokens stand in columns: a few of them times a large matrix is fastest that way round."""
+    gate, up, out = weights
+    bucket = jnp.zeros((len(gate), capacity, x.shape[-1]), x.dtype)
+    bucket = bucket.at[owner, rank].set(x, mode="drop")
+    column = lambda weight: jnp.einsum("ehd,ecd->ehc", weight, bucket)
+    done = jnp.einsum("edh,ehc->edc", out, jax.nn.silu(column(gate)) * column(up))
+    return done.at[owner, :, rank].get(mode="fill", fill_value=0)
+
+
+class _Laid(NamedTuple):
+    """Where tokens stand that are sorted by expert, in whole tiles."""
+
+    side: int  # tokens of a tile
+    room: int  # places, however the tokens are spread
+    start: Int[Array, " expert"]
+    tiles: Int[Array, " expert"]
+    place: Int[Array, " pair"]
+
+    def lay(self, x: Float[Array, "pair embed"]) -> Float[Array, "laid embed"]:
+        """The tokens in their places, zeros elsewhere."""
+        return jnp.zeros((self.room, x.shape[-1]), x.dtype).at[self.place].set(x)
+
+
+def _laid(owner: Int[Array, " pair"], count: int) -> _Laid:
+    side = tile_of(len(owner), count)
+    load, rank = _ranked(owner, count)
+    tiles = -(-load // side)
+    start = side * (jnp.cumsum(tiles) - tiles).astype(jnp.int32)
+    return _Laid(side, (len(owner) // side + count) * side, start, tiles, start[owner] + rank)
 
 
 def _swiglu(
@@ -201,3 +241,35 @@ def _tiles_backward(side, kept, slope):
 
 
 _tiles.defvjp(_tiles_forward, _tiles_backward)
+
+
+@jax.custom_vjp
+def _adapted(
+    x: Float[Array, "pair embed"], owner: Int[Array, " pair"], weights: Weights
+) -> Float[Array, "pair embed"]:
+    """What its expert makes of each token."""
+    load, rank = _ranked(owner, len(weights[0]))
+    sizes = capacities(len(owner), len(weights[0]))[:BUCKETS]
+
+    def tiles() -> Float[Array, "pair embed"]:
+        at = _laid(owner, len(weights[0]))
+        return _tiles(at.side, at.lay(x), at.start, at.tiles, weights)[at.place]
+
+    fits = jnp.sum(jnp.max(load) > jnp.array(sizes, jnp.int32))
+    ways = [lambda size=size: _buckets(size, x, owner, rank, weights) for size in sizes]
+    return jax.lax.switch(fits, [*ways, tiles])
+
+
+def _adapted_forward(x, owner, weights):
+    return _adapted(x, owner, weights), (x, owner, weights)
+
+
+def _adapted_backward(kept, slope):
+    x, owner, weights = kept
+    at = _laid(owner, len(weights[0]))
+    laid = at.lay(x), at.start, at.tiles, weights
+    slope_x, _, _, slope_weights = _tiles_backward(at.side, laid, at.lay(slope))
+    return slope_x[at.place], None, slope_weights
+
+
+_adapted.defvjp(_adapted_forward, _adapted_backward)

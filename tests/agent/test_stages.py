@@ -92,7 +92,7 @@ def test_growing_changes_no_bit_of_encoders_and_of_experts_in_buckets(world, bat
     later = at_stage(world, 2, encoder=True)
     picture = batch.observation.image[0, 0, 0]
     tokens = jax.random.normal(jax.random.key(6), (12, 16))
-    monkeypatch.setattr("scalezero.nets.grouped.DENSE_BELOW", 0)
+    monkeypatch.setattr("scalezero.nets.grouped.SMALL", 0)
     with jax.disable_jit():
         np.testing.assert_array_equal(world.image(picture), later.image(picture))
         layer, grown_layer = (w.backbone.blocks[0].forward for w in (world, later))

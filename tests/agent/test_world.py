@@ -73,7 +73,7 @@ def test_the_order_of_slots_does_not_matter(world, batch):
 @pytest.mark.parametrize("dense", [True, False], ids=["dense", "buckets"])
 def test_which_other_tasks_are_in_the_batch_does_not_matter(world, batch, dense, monkeypatch):
     if not dense:
-        monkeypatch.setattr(grouped, "DENSE_BELOW", 0)
+        monkeypatch.setattr(grouped, "SMALL", 0)
     # Slots 1 and 2 get other tasks, with other observations and actions.
     other = small.batch(np.random.default_rng(2), world, (0, 2, 0, 3), ROWS, TIME, n_step=1)
     keep = lambda a, b: b.at[0].set(a[0]) if len(b) > 1 else b

@@ -38,6 +38,7 @@ def tokens(load) -> jax.Array:
 WAYS = {
     "dense": grouped.dense,
     "bucketed": grouped.bucketed,
+    "adaptive": grouped.adaptive,
     "tiled": grouped.tiled,
     "wide tiles": grouped.tiled,
 }
@@ -80,7 +81,7 @@ def near(a, b) -> None:
     jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, atol=2e-5, rtol=1e-4), a, b)
 
 
-@pytest.mark.parametrize("way", ["bucketed", "tiled", "wide tiles"])
+@pytest.mark.parametrize("way", ["bucketed", "adaptive", "tiled", "wide tiles"])
 @pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize(("kind", "picks"), [("trained", 1), ("trained", 2), ("paper", 2)])
 def test_every_way_gives_the_same_and_learns_the_same(kind, picks, load, way):
