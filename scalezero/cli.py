@@ -107,7 +107,7 @@ def check(options: argparse.Namespace, flags: dict[str, str]) -> int:
             catalog.require(task)
     from scalezero.run.check import check as call
 
-    call(config, timed=options.time).show()
+    call(config, timed=options.time, probed=options.memory).show()
     return 0
 
 
@@ -269,6 +269,8 @@ def _parser() -> Parser:
         if verb is check:
             timed = "also measure an update, at each stage with --dps; compiles for a while"
             each.add_argument("--time", action="store_true", help=timed)
+            probed = "also start a run for a moment, twice, to see what memory it will take"
+            each.add_argument("--memory", action="store_true", help=probed)
         _add_settings(each)
     each = add(evaluate)
     each.add_argument("path", metavar="RUN", type=Path, help="run directory")

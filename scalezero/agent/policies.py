@@ -10,6 +10,8 @@ Source: Sampled MuZero (arXiv:2104.06303): candidates drawn from the policy itse
 prior in the search.
 """
 
+from math import prod
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -58,13 +60,16 @@ class Policy(eqx.Module):
 
         Args:
             explore: 1: all continuous candidates are samples. 0: the first one is the mean.
-            alike: Whether all rows draw the same noise, which saves most of the drawing.
+            alike: Whether all rows share one set of noise, each in an order of its own, which saves
+                most of the drawing.
             key: Consumed.
         """
         *lead, width = self.mean.shape
         count = self.shape.candidates
-        drawn = [1] * len(lead) if alike else lead
-        noise = jax.random.normal(key, (*drawn, count, width))
+        noise = jax.random.normal(key, (count, width) if alike else (*lead, count, width))
+        if alike:
+            shift = jnp.arange(prod(lead), dtype=jnp.int32).reshape(*lead, 1)
+            noise = noise[(shift + behind(jnp.arange(count), shift.ndim)) % count]
         noise = noise.at[..., 0, :].multiply(explore)
         sample = self.mean[..., None, :] + self.sigma[..., None, :] * noise
         first = jnp.arange(width) == 0

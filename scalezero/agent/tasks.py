@@ -59,6 +59,11 @@ class TaskTable:
         """The largest number of actions that any task's search chooses among."""
         return max(self.most_choices, sampled if any(self.dimensions) else 0)
 
+    def offers(self, sampled: int) -> set[int]:
+        """How many actions a search may have to choose among; a page lists any number of them."""
+        own = self.choices[: self.tasks - self.text_tasks]
+        return {count or sampled for count in own} | set(range(1, 1 + self.most_listed))
+
     def look_up(self, task: Int[Array, " slot"]) -> "SlotTable":
         """The rows of the table that a batch's slots need."""
         pick = lambda column: jnp.asarray(column)[task]

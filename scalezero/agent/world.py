@@ -132,11 +132,8 @@ class SlotWorld(eqx.Module):
 
     def entrants(self, considered: int) -> set[int]:
         """How many actions, at most `considered`, a search chooses among in one row or another."""
-        table, sampled = self.shared.tasks, self.shared.shape.sampled
-        told = table.tasks - table.text_tasks
-        counts = {choices or sampled for choices in table.choices[:told]}
-        listed = range(2, 1 + table.most_listed) if table.text_tasks else ()
-        return {min(count, considered) for count in (*counts, *listed)}
+        counts = self.shared.tasks.offers(self.shared.shape.sampled)
+        return {min(count, considered) for count in counts}
 
     def encode(self, observation: Observation) -> Float[Array, "slot row *axes embed"]:
         """The latent of every observation, normalised."""

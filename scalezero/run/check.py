@@ -25,6 +25,7 @@ from scalezero.envs.spec import Task
 from scalezero.run import inputs
 from scalezero.run.build import candidates_of, lanes_of, learner_of, rows_of, tasks_of
 from scalezero.run.inputs import library_shape
+from scalezero.run.probe import Memory, probe
 
 TIMED = 5  # calls of which the median counts
 
@@ -42,11 +43,12 @@ class StageSizes:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a run takes. Activations and the simulators come on top."""
+    """What a run takes. Activations, programs and simulators come on top of its arrays."""
 
     parameters: dict[str, int]  # by part of the world model
     bytes: dict[str, int]  # by what holds them
     stages: tuple[StageSizes, ...]  # the one there is, unless the model is to grow
+    memory: Memory | None = None  # measured, if it was asked for
 
     def show(self, console: Console | None = None) -> None:
         """Print the tables."""
@@ -64,6 +66,14 @@ class Sizes:
             table.add_row(part, f"{count:,}")
         table.add_section()
         table.add_row("all", f"{sum(self.bytes.values()):,}")
+        if self.memory is not None:
+            table.add_section()
+            table.add_row("a run once started, measured", f"{self.memory.started:,}")
+            table.add_row(
+                "a run in the end, its replays as full as they get", f"{self.memory.peak:,}"
+            )
+            if self.memory.device is not None:
+                table.add_row("on the device, measured", f"{self.memory.device:,}")
         table.add_row("this machine's memory", f"{psutil.virtual_memory().total:,}")
         console.print(table)
         if len(self.stages) > 1 or self.stages[0].update_seconds is not None:
@@ -84,12 +94,13 @@ class Sizes:
         console.print(table)
 
 
-def check(config: Config, *, timed: bool = False) -> Sizes:
+def check(config: Config, *, timed: bool = False, probed: bool = False) -> Sizes:
     """The sizes of the run that `config` describes.
 
     Args:
         config: Of the run.
         timed: Whether to measure an update at each stage, which compiles and runs it.
+        probed: Whether to start a run for a moment, to see how much memory it takes.
     """
     tasks = tasks_of(config)
     rule = optimiser(config.learn, 1)
@@ -110,6 +121,7 @@ def check(config: Config, *, timed: bool = False) -> Sizes:
             "replay when full": sum(replay_bytes(task, len(tasks), config) for task in tasks),
         },
         stages=tuple(stage_sizes(config, stage, timed=timed) for stage in range(stages)),
+        memory=probe(config) if probed else None,
     )
 
 
