@@ -132,8 +132,8 @@ class SlotWorld(eqx.Module):
 
     def entrants(self, considered: int) -> set[int]:
         """How many actions, at most `considered`, a search chooses among in one row or another."""
-        counts = self.shared.tasks.offers(self.shared.shape.sampled)
-        return {min(count, considered) for count in counts}
+        offers = self.shared.tasks.offers(self.shared.shape.sampled)
+        return {min(count, considered) for count in offers}
 
     def encode(self, observation: Observation) -> Float[Array, "slot row *axes embed"]:
         """The latent of every observation, normalised."""
@@ -346,13 +346,8 @@ def _image_encoder(size: ModelSettings, tasks: TaskTable, *, key: PRNGKeyArray) 
             "choose a divisor of both"
         )
     if size.image_encoder == "resnet":
-        return resnet(
-            tasks.image_shape,
-            size.embed,
-            channels=size.resnet_channels,
-            depth=size.resnet_depth,
-            key=key,
-        )
+        channels, depth = size.resnet_channels, size.resnet_depth
+        return resnet(tasks.image_shape, size.embed, channels=channels, depth=depth, key=key)
     return vit(
         tasks.image_shape,
         size.embed,

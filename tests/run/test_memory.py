@@ -18,7 +18,7 @@ SLACK = 6 << 20  # bytes; a leak of one batch or one history a turn is more
 
 
 def test_a_run_whose_replays_are_full_stays_as_large_as_it_is(tmp_path):
-    data = {**SETTINGS["data"], "replay_rows": 256, "warmup_decisions": 300}
+    data = {**SETTINGS["data"], "replay_rows": 512, "warmup_decisions": 300}
     run = Run(tiny(data=data), RunFolder.open(tmp_path / "r", tiny(data=data)))
     resident = psutil.Process().memory_info
     try:
