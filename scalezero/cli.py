@@ -107,6 +107,8 @@ def check(options: argparse.Namespace, flags: dict[str, str]) -> int:
             catalog.require(task)
     from scalezero.run.check import check as call
 
+    if options.memory:
+        print("a run is started twice for a moment; the first compiles", file=sys.stderr)
     call(config, timed=options.time, probed=options.memory).show()
     return 0
 

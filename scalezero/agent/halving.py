@@ -45,13 +45,13 @@ def lanes(entrants: Iterable[int], simulations: int, rows: int, overhead: int) -
     """How many lanes are cheapest for `rows` rows, and how many passes that then takes.
 
     Args:
-        entrants: How many actions enter in one row or another; those with a single one, in which
-            nothing is to be decided, go as far as the others' passes take them.
+        entrants: How many actions enter in one row or another. Rows with a single one, in which
+            nothing is to be decided, go only as far as the passes of the others take them.
         simulations: Of a whole search.
         rows: Searched together.
         overhead: A pass costs as much as so many lanes of one row, whatever it holds.
     """
-    races = {max(2, count) for count in entrants}
+    races = {count for count in entrants if count > 1} or {1}
     needed = lambda width: max(passes(count, simulations, width) for count in races)
     cost = lambda width: needed(width) * (overhead + rows * width)
     width = min(range(1, max(races) + 1), key=cost)

@@ -58,6 +58,8 @@ class Policy(eqx.Module):
     ]:
         """Candidates and their prior logits, `IMPOSSIBLE` where there is no candidate.
 
+        Differs from Sampled MuZero where rows are `alike`: their draws depend on each other.
+
         Args:
             explore: 1: all continuous candidates are samples. 0: the first one is the mean.
             alike: Whether all rows share one set of noise, each in an order of its own, which saves

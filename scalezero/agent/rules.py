@@ -54,8 +54,7 @@ class Gumbel(Rule):
 
     def start(self, roots: Actions) -> Race:
         """Before the first round."""
-        exists = roots.prior > IMPOSSIBLE / 2
-        return race(exists, self.settings.considered, self.settings.simulations)
+        return race(roots.exists, self.settings.considered, self.settings.simulations)
 
     def goes_on(self, memory: Race) -> Bool[Array, ""]:
         """Whether any row has simulations left."""
@@ -63,8 +62,8 @@ class Gumbel(Rule):
 
     def enter(self, memory: Race, roots: Actions) -> tuple[Entry, Race]:
         """Those that this round has left; where there are none, the first of the next."""
-        exists = roots.prior > IMPOSSIBLE / 2
-        return memory.next_round(self._score(roots), exists, roots.visits).call(self.lanes)
+        score = self._score(roots)
+        return memory.next_round(score, roots.exists, roots.visits).call(self.lanes)
 
     def below(self, node: Actions) -> Int[Array, " lane"]:
         """What brings the visits closest to the improved policy (Eq. 14)."""
@@ -78,8 +77,7 @@ class Gumbel(Rule):
     ) -> tuple[Int[Array, " row"], Float[Array, "row candidate"]]:
         """The best of the most visited actions; the policy improved by all that was found."""
         most = roots.visits == jnp.max(roots.visits, axis=-1, keepdims=True)
-        exists = roots.prior > IMPOSSIBLE / 2
-        choice = jnp.argmax(jnp.where(most & exists, self._score(roots), -jnp.inf), axis=-1)
+        choice = jnp.argmax(jnp.where(most & roots.exists, self._score(roots), -jnp.inf), axis=-1)
         return choice, jax.nn.softmax(roots.prior + completed_values(roots, self.settings), axis=-1)
 
     def _score(self, roots: Actions) -> Float[Array, "row candidate"]:
@@ -111,7 +109,7 @@ class Puct(Rule):
     def below(self, node: Actions) -> Int[Array, " lane"]:
         """The best bound, with values scaled between the least and greatest of node and actions."""
         visits = node.visits.astype(jnp.float32)
-        exists, visited = node.prior > IMPOSSIBLE / 2, node.visits > 0
+        exists, visited = node.exists, node.visits > 0
         count, worth = 1 + jnp.sum(visits, axis=-1, keepdims=True), node.worth[..., None]
         rate = PUCT_INIT + jnp.log((count + PUCT_BASE + 1) / PUCT_BASE)
         prior = jax.nn.softmax(node.prior, axis=-1)
@@ -142,7 +140,7 @@ def completed_values(node: Actions, settings: SearchSettings) -> Float[Array, "*
     Source: Gumbel MuZero, Appendix D, Eqs. 8 and 33.
     """
     visits = node.visits.astype(jnp.float32)
-    exists, visited = node.prior > IMPOSSIBLE / 2, visits > 0
+    exists, visited = node.exists, visits > 0
     tiny = jnp.finfo(jnp.float32).tiny
     weight = jnp.where(visited, jax.nn.softmax(node.prior, axis=-1) + tiny, 0.0)
     average = jnp.sum(weight * node.value, axis=-1) / jnp.maximum(jnp.sum(weight, axis=-1), tiny)

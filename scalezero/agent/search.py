@@ -6,7 +6,7 @@ up the trees. Trying an action is two tokens, the action and the predicted laten
 
 Sources: Gumbel MuZero (openreview.net/forum?id=bERaNdoegnO), MuZero's pUCT (arXiv:1911.08265),
 Sampled MuZero (arXiv:2104.06303). Differs: simulations that cannot learn from each other are made
-at once (`halving`), with the same result.
+at once (`halving`); and the nodes that a pass adds share their noise (`Policy.propose`).
 """
 
 from typing import Any

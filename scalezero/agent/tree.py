@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from scalezero.agent.policies import IMPOSSIBLE
+
 NOWHERE = jnp.iinfo(jnp.int32).max  # an index that writes nothing
 
 
@@ -23,6 +25,11 @@ class Actions(eqx.Module):
     prior: Float[Array, "*axes candidate"]  # logits
     value: Float[Array, "*axes candidate"]  # of each action; meaningless where never visited
     visits: Int[Array, "*axes candidate"]
+
+    @property
+    def exists(self) -> Bool[Array, "*axes candidate"]:
+        """Which candidates there are."""
+        return self.prior > IMPOSSIBLE / 2
 
     @property
     def worth(self) -> Float[Array, "*axes"]:

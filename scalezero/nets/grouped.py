@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 SMALL = 1 << 18  # multiply-adds of all experts for a token; up to this, products take no time
-FEW = 128  # tokens for which small experts are all computed, which beats sorting
+FEW = 128  # tokens for which small experts are all computed, which beats sorting, on a CPU
+FEW_ELSEWHERE = 512
 MANY = 1_536  # tokens that no cache holds with what large experts make of them
 BUCKETS = 2  # sizes to compile on a CPU, where worse loads go to tiles
 TILES = (32, 256)  # fewest and most tokens of a tile
@@ -39,10 +40,10 @@ def routed(
         share: What each of these counts.
     """
     count, hidden, embed = weights[0].shape
-    small = 3 * count * hidden * embed <= SMALL
-    if small and len(x) < FEW:
+    small, backend = 3 * count * hidden * embed <= SMALL, jax.default_backend()
+    if small and len(x) < (FEW if backend == "cpu" else FEW_ELSEWHERE):
         way = dense
-    elif jax.default_backend() != "cpu":
+    elif backend != "cpu":
         way = bucketed
     else:
         way = tiled if small or len(x) >= MANY else adaptive

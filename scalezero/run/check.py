@@ -68,10 +68,9 @@ class Sizes:
         table.add_row("all", f"{sum(self.bytes.values()):,}")
         if self.memory is not None:
             table.add_section()
-            table.add_row("a run once started, measured", f"{self.memory.started:,}")
-            table.add_row(
-                "a run in the end, its replays as full as they get", f"{self.memory.peak:,}"
-            )
+            table.add_row("a first start, which compiles (measured)", f"{self.memory.compiling:,}")
+            table.add_row("a later one (measured)", f"{self.memory.started:,}")
+            table.add_row("at the end, with full replays", f"{self.memory.peak:,}")
             if self.memory.device is not None:
                 table.add_row("on the device, measured", f"{self.memory.device:,}")
         table.add_row("this machine's memory", f"{psutil.virtual_memory().total:,}")

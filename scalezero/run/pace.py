@@ -4,6 +4,7 @@ import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import psutil
@@ -34,11 +35,19 @@ def rates(before: Mark, now: Mark) -> dict[str, float]:
 
 def memory() -> dict[str, float]:
     """Bytes that the process has in memory and has had at most; and on an accelerator, there."""
-    unit = 1 if sys.platform == "darwin" else 1024
     now = psutil.Process().memory_info().rss
-    most = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # which may lag behind
-    taken = {"memory/bytes": float(now), "memory/peak_bytes": float(max(now, most))}
+    taken = {"memory/bytes": float(now), "memory/peak_bytes": float(max(now, _peak()))}
     on_device = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in on_device:
         taken["memory/device_peak_bytes"] = float(on_device["peak_bytes_in_use"])
     return taken
+
+
+def _peak() -> int:
+    """The most bytes so far; may lag behind. Linux hands `ru_maxrss` down to child processes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return 1024 * int(lines["VmHWM"].split()[0])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

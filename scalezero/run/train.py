@@ -13,6 +13,7 @@ from scalezero.run.checkpoint import Checkpoints
 from scalezero.run.console import Progress, print_scores
 from scalezero.run.evaluate import Evaluation, evaluation_of
 from scalezero.run.folder import RunError, RunFolder
+from scalezero.run.pace import memory
 from scalezero.run.run import Run
 from scalezero.run.stop import Stop
 
@@ -49,6 +50,7 @@ def _train(run: Run) -> Evaluation:
             result = run.evaluate(run.config.run.final_episodes, stop.check)
             run.finished = True
             run.save()
+            run.note("end", **memory())
     except KeyboardInterrupt:
         run.save()
         raise

@@ -7,11 +7,11 @@ import mctx
 import numpy as np
 import pytest
 import small
-from reference_tree import Model, gumbel_search, halving, puct_search
+from reference_tree import Model, gumbel_search, puct_search
 from tabular import Tabular, at
 
 from scalezero.agent import search as search_module
-from scalezero.agent.halving import lanes, passes, race, rounds
+from scalezero.agent.halving import passes
 from scalezero.agent.policies import IMPOSSIBLE
 from scalezero.agent.records import Listing
 from scalezero.agent.rules import completed_values, with_noise
@@ -235,47 +235,60 @@ def test_how_many_lanes_there_are_changes_no_plan(monkeypatch, actions, consider
         np.testing.assert_allclose(other.value, made[0].value, atol=1e-6)
 
 
-def test_rows_with_fewer_actions_race_by_their_own_rules():
-    """Rows of one search, of which each could have been searched alone."""
-    exists = jnp.asarray(np.arange(6) < np.array([0, 1, 2, 5, 6])[:, None])
-    state, visits = race(exists, considered=5, simulations=9), np.zeros((5, 6), int)
-    score = jnp.tile(jnp.array([0.3, 0.9, 0.1, 0.5, 0.7, 0.2]), (5, 1))
-    while not np.all(state.over):
-        entry, state = state.next_round(score, exists, jnp.asarray(visits, jnp.int32)).call(2)
-        for row, lane in zip(*np.nonzero(entry.live), strict=True):
-            visits[row, entry.choice[row, lane]] += 1
-    assert [sorted(row) for row in visits.tolist()] == [
-        [0, 0, 0, 0, 0, 0],
-        [0, 0, 0, 0, 0, 9],
-        [0, 0, 0, 0, 4, 5],
-        [0, 1, 1, 1, 3, 3],
-        [0, 1, 1, 1, 3, 3],
-    ]
-    assert np.all(np.argmax(visits, axis=-1)[1:] == [0, 1, 1, 1])
+def test_rows_of_all_kinds_of_tasks_plan_the_same_in_any_number_of_lanes(monkeypatch):
+    world = small.small_world(key=jax.random.key(0))
+    history = small.history(np.random.default_rng(3), world, (0, 1, 2, 3), 2)
+    settings = SearchSettings(simulations=7, considered=3, candidates=3)
+    listing = Listing(jnp.zeros((0, 2, 0), bool), None, None)
+
+    def planned(width: int):
+        needed = max(passes(count, 7, width) for count in (3, 4))
+        monkeypatch.setattr(search_module, "breadth", lambda *_: (width, needed))
+        bound, still = world.bind(jnp.arange(4), 3, small.LIBRARY), jnp.zeros(())
+        return plan(bound, history, listing, settings, still, key=jax.random.key(1))
+
+    one, more = (eqx.filter_jit(planned)(width) for width in (1, 3))
+    discrete = np.array([0, 3])
+    np.testing.assert_array_equal(more.action[discrete], one.action[discrete])
+    np.testing.assert_allclose(more.policy[discrete], one.policy[discrete], atol=1e-5)
+    np.testing.assert_allclose(more.candidates, one.candidates, atol=1e-6)
 
 
-def test_as_many_lanes_as_are_cheapest():
-    assert rounds(8, 12) == [(0, 8), (1, 4)]
-    assert rounds(2, 5) == [(0, 2), (1, 2), (2, 1)]
-    assert lanes({8}, 12, rows=16, overhead=1) == (4, 3)  # none is idle
-    assert lanes({8}, 12, rows=16, overhead=1000) == (8, 2)  # fewest passes
-    assert lanes({8, 2}, 12, rows=16, overhead=0) == (1, 12)
-    assert lanes({8, 2}, 12, rows=16, overhead=1000) == (2, 6)
-    assert lanes({8, 1}, 12, rows=16, overhead=1000) == (2, 6)
+def test_one_round_and_the_first_of_the_next_are_those_of_mctx():
+    """After that mctx scores anew within a round."""
+    model, actions = random_model(6), 6
+    made = search(model, range(ROWS), kind="gumbel", simulations=7, considered=6)
+    rows = jnp.arange(ROWS)
+    logits, value = jnp.asarray(model.logits, jnp.float32), jnp.asarray(model.value, jnp.float32)
+    reward, successor = jnp.asarray(model.reward, jnp.float32), jnp.asarray(model.successor)
 
+    def recurrent(_, key, action, state):
+        following = successor[state, action]
+        step = mctx.RecurrentFnOutput(
+            reward=reward[state, action],
+            discount=jnp.full(ROWS, model.discount),
+            prior_logits=logits[following],
+            value=value[following],
+        )
+        return step, following
 
-def test_halving_gives_every_considered_action_its_visits():
-    assert halving(4, 8) == [0, 0, 0, 0, 1, 1, 2, 2]
-    assert halving(1, 3) == [0, 1, 2]
-    assert halving(8, 12) == [0] * 8 + [1] * 4
-    for considered in (1, 2, 3, 5, 8, 16):
-        for simulations in (1, 4, 12, 50):
-            theirs = mctx._src.seq_halving.get_sequence_of_considered_visits(
-                considered, simulations
-            )
-            assert tuple(halving(considered, simulations)) == theirs
-            ours = [had for had, tried in rounds(considered, simulations) for _ in range(tried)]
-            assert tuple(ours) == theirs
+    root = mctx.RootFnOutput(prior_logits=logits[rows], value=value[rows], embedding=rows)
+    transform = functools.partial(
+        mctx.qtransform_completed_by_mix_value, value_scale=SCALE, maxvisit_init=int(OFFSET)
+    )
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        theirs = mctx.gumbel_muzero_policy(
+            None,
+            jax.random.key(0),
+            root,
+            recurrent,
+            7,
+            max_num_considered_actions=actions,
+            qtransform=transform,
+            gumbel_scale=0.0,
+        )
+    np.testing.assert_array_equal(made.action[0, :, 0], theirs.action)
+    np.testing.assert_allclose(made.policy[0], theirs.action_weights, atol=1e-5)
 
 
 def root(logits, visits, values) -> Actions:

@@ -112,7 +112,8 @@ def test_every_way_learns_what_a_loop_over_tokens_learns(way):
     near(pull, eqx.filter_grad(loss)(both))
 
 
-def test_gradients_of_tiles_in_bfloat16_are_summed_in_float32():
+@pytest.mark.parametrize("way", ["adaptive", "tiled"])
+def test_gradients_of_tiles_in_bfloat16_are_summed_in_float32(way):
     half = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)
     model = layer("trained", 1).routed
     weights = half((model.gate.weight, model.up.weight, model.out.weight))
@@ -125,7 +126,7 @@ def test_gradients_of_tiles_in_bfloat16_are_summed_in_float32():
 
     wide = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
     exact = pull(grouped.dense, *wide((weights, x, share)))
-    for mine, true in zip(wide(pull(grouped.tiled, weights, x, share)), exact, strict=True):
+    for mine, true in zip(wide(pull(WAYS[way], weights, x, share)), exact, strict=True):
         scale = np.abs(true).max()
         np.testing.assert_allclose(mine / scale, true / scale, atol=0.02)
 

@@ -1,20 +1,26 @@
 """A run takes what was said, and no more the longer it goes on."""
 
+import dataclasses
 import json
+import re
 import subprocess
 import sys
 
+import numpy as np
 import psutil
 import pytest
+from rich.console import Console
 from tiny import SETTINGS, tiny
 
 from scalezero import configure
 from scalezero.config import ConfigError
+from scalezero.run.check import check
 from scalezero.run.folder import RunFolder
-from scalezero.run.probe import filling, probe
+from scalezero.run.pace import memory
+from scalezero.run.probe import Memory, filling, probe, run_in
 from scalezero.run.run import Run
 
-SLACK = 6 << 20  # bytes; a leak of one batch or one history a turn is more
+SLACK = 1 << 20  # bytes in 600 turns, which with the batches of their updates make more than 2
 
 
 def test_a_run_whose_replays_are_full_stays_as_large_as_it_is(tmp_path):
@@ -49,8 +55,53 @@ def test_what_a_run_takes_is_what_was_said(tmp_path):
     file.write_text(configure.dump(config))
     train = ["train", "--config", str(file), "--run", str(tmp_path / "r")]
     subprocess.run([sys.executable, "-m", "scalezero", *train], check=True, capture_output=True)
-    last = json.loads((tmp_path / "r" / "metrics.jsonl").read_text().splitlines()[-1])
+    last = json.loads((tmp_path / "r" / "events.jsonl").read_text().splitlines()[-1])
     assert last["memory/peak_bytes"] == pytest.approx(said.peak, rel=0.1)
+    assert said.peak == said.started + filling(config)
+
+
+def test_the_peak_of_a_process_is_its_own(tmp_path):
+    held = np.ones(40 << 20)  # which a child must not be said to hold
+    before = memory()["memory/peak_bytes"]
+    child = "from scalezero.run.pace import memory; print(memory()['memory/peak_bytes'])"
+    made = subprocess.run([sys.executable, "-c", child], check=True, capture_output=True, text=True)
+    assert held.nbytes < float(made.stdout) + held.nbytes / 2 < before
+
+
+def test_both_starts_and_the_end_are_shown():
+    table, config = Console(record=True, width=120), tiny()
+    made = dataclasses.replace(check(config), memory=Memory(3_000, 2_000, 500, 70))
+    made.show(table)
+    shown = table.export_text()
+    for number in ("3,000", "2,000", "2,500", "70"):
+        assert re.search(rf"│ +{number} │", shown)
+
+
+@pytest.mark.parametrize("how", ["exits", "is killed"])
+def test_a_run_that_fails_is_said_to(monkeypatch, tmp_path, how):
+    ends = "sys.exit('out of luck')" if how == "exits" else "os.kill(os.getpid(), 9)"
+    script = tmp_path / "python"
+    script.write_text(f"#!{sys.executable}\nimport os, sys\n{ends}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    words = "failed: out of luck" if how == "exits" else "ended by SIGKILL, probably"
+    with pytest.raises(ConfigError, match=words):
+        run_in(["train"])
+
+
+def test_whoever_interrupts_a_probe_ends_its_run_too(monkeypatch, tmp_path):
+    script, told = tmp_path / "python", tmp_path / "pid"
+    script.write_text(
+        f"#!{sys.executable}\nimport os, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        f"open({str(told)!r}, 'w').write(str(os.getpid()))\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(KeyboardInterrupt):
+        run_in(["train"])
+    assert not psutil.pid_exists(int(told.read_text()))
 
 
 @pytest.mark.slow
