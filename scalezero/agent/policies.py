@@ -15,6 +15,7 @@ from math import prod
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from scalezero.agent.records import Listing
@@ -69,9 +70,12 @@ class Policy(eqx.Module):
         *lead, width = self.mean.shape
         count = self.shape.candidates
         noise = jax.random.normal(key, (count, width) if alike else (*lead, count, width))
-        if alike:
-            shift = jnp.arange(prod(lead), dtype=jnp.int32).reshape(*lead, 1)
-            noise = noise[(shift + behind(jnp.arange(count), shift.ndim)) % count]
+        if alike:  # in all its rotations, one after the other, until every row has one
+            place = np.arange(count)
+            turned = noise[(place[:, None] + place[None, :]) % count]
+            rounds = -(-prod(lead) // count)
+            filled = jnp.broadcast_to(turned, (rounds, *turned.shape)).reshape(-1, count, width)
+            noise = filled[: prod(lead)].reshape(*lead, count, width)
         noise = noise.at[..., 0, :].multiply(explore)
         sample = self.mean[..., None, :] + self.sigma[..., None, :] * noise
         first = jnp.arange(width) == 0
