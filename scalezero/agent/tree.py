@@ -81,7 +81,7 @@ def descend(
 ) -> tuple[Int[Array, " lane"], Int[Array, " lane"]]:
     """From each lane's node by its choice, then as `choose` says, to an action never tried.
 
-    Returns that action and the node it is one of.
+    Returns the node and that action of it.
     """
 
     def deeper(path: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

@@ -97,9 +97,8 @@ def tiled(
     share: Float[Array, "token pick"],
 ) -> Float[Array, "token embed"]:
     """Tokens sorted by expert, and then tile by tile: what a tile needs stays in a core's cache."""
-    owner, spread = chosen.reshape(-1), jnp.repeat(x, chosen.shape[1], axis=0)
-    at = _laid(owner, len(weights[0]))
-    return _summed(_tiles(at.side, at.lay(spread), at.start, at.tiles, weights)[at.place], share)
+    spread = jnp.repeat(x, chosen.shape[1], axis=0)
+    return _summed(_in_tiles(spread, chosen.reshape(-1), weights), share)
 
 
 def capacities(pairs: int, count: int) -> tuple[int, ...]:
@@ -180,6 +179,13 @@ def _laid(owner: Int[Array, " pair"], count: int) -> _Laid:
     return _Laid(side, (len(owner) // side + count) * side, start, tiles, start[owner] + rank)
 
 
+def _in_tiles(
+    x: Float[Array, "pair embed"], owner: Int[Array, " pair"], weights: Weights
+) -> Float[Array, "pair embed"]:
+    at = _laid(owner, len(weights[0]))
+    return _tiles(at.side, at.lay(x), at.start, at.tiles, weights)[at.place]
+
+
 def _swiglu(
     x: Float[Array, "tile embed"],
     gate: Float[Array, "hidden embed"],
@@ -251,14 +257,9 @@ def _adapted(
     """What its expert makes of each token."""
     load, rank = _ranked(owner, len(weights[0]))
     sizes = capacities(len(owner), len(weights[0]))[:BUCKETS]
-
-    def tiles() -> Float[Array, "pair embed"]:
-        at = _laid(owner, len(weights[0]))
-        return _tiles(at.side, at.lay(x), at.start, at.tiles, weights)[at.place]
-
     fits = jnp.sum(jnp.max(load) > jnp.array(sizes, jnp.int32))
     ways = [lambda size=size: _buckets(size, x, owner, rank, weights) for size in sizes]
-    return jax.lax.switch(fits, [*ways, tiles])
+    return jax.lax.switch(fits, [*ways, lambda: _in_tiles(x, owner, weights)])
 
 
 def _adapted_forward(x, owner, weights):

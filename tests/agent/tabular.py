@@ -13,6 +13,12 @@ from scalezero.nets.transformer import Cache
 ACTION = 1.0  # what a token or a feature is of: its first entry; 0: of a state
 
 
+class Weightless(eqx.Module):
+    """What a world of tables shares between tasks."""
+
+    backbone: tuple = ()
+
+
 class Tabular(SlotWorld):
     """Speaks like a `SlotWorld`. A token is [kind, number], a feature [kind, state, action]."""
 
@@ -30,7 +36,7 @@ class Tabular(SlotWorld):
         )
         self.vector = self.choice_tokens = self.dimension_tokens = None
         self.policy_head = self.value_head = self.reward_head = self.dynamics_head = None
-        self.shared = self.library = None
+        self.shared, self.library = Weightless(), None
         self.logits = pad(model.logits.astype("float32"), IMPOSSIBLE)
         self.values = jnp.asarray(model.value, jnp.float32)
         self.rewards = pad(model.reward.astype("float32"), 1e6)
