@@ -50,6 +50,7 @@ AXES: dict[str, str] = {
     "expert": "routed experts",
     "pick": "experts that one token is sent to",
     "pair": "tokens, once for each expert that they are sent to",
+    "bucket": "places for the tokens of one expert, as many for each",
     "tile": "tokens that an expert is given at once",
     "laid": "places of tokens sorted by expert, in whole tiles",
     "vocabulary": "sets of discrete actions that mean the same in several tasks",

@@ -1,7 +1,6 @@
 """Every setting there is, with its meaning, its unit and its default.
 
-A config is a value: frozen, complete, comparable. No code changes one after it is read, and
-nothing outside this file supplies a default. ScaleZero's own values: presets, `docs/fidelity.md`.
+Frozen: no code changes one after it is read. ScaleZero's own values: presets, `docs/fidelity.md`.
 """
 
 from typing import Annotated, Literal
@@ -83,7 +82,9 @@ class ModelSettings(Section):
     support: Positive = 30.0
     """The atoms reach from -support to support on the scale of h(x) (see agent/support.py)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the backbone's matrix products; "auto": bfloat16 on accelerators, else float32."""
+    """Of what large matrix products multiply; "auto": as run/precision.py says of this machine."""
+    rematerialise: bool = False
+    """Compute blocks anew for their gradients: updates take less memory, and longer."""
 
     @model_validator(mode="after")
     def _check(self) -> "ModelSettings":

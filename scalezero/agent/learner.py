@@ -84,8 +84,27 @@ def update_many(
     `state`, only the world may be used afterwards (an actor may still plan with it); the memory of
     the rest is given to the new state.
     """
+    return _update_many(*_given(state, batches, task, library), settings, rule)
+
+
+def compile_for(
+    state: Learner,
+    batches: Batch,
+    task: Int[Array, "batch slot"],
+    library: Shaped[Array, "text content"],
+    settings: LearnSettings,
+    rule: optax.GradientTransformation,
+) -> None:
+    """Compile `update_many` for such arguments, which it leaves alone; the next call finds it."""
+    _update_many.lower(*_given(state, batches, task, library), settings, rule).compile()
+
+
+def _given(
+    state: Learner, batches: Batch, task: Array, library: Array
+) -> tuple[tuple[World, Batch, Array, Array], Learner]:
+    """What an update keeps, and what it may write over."""
     rest = eqx.tree_at(lambda s: s.world, state, None)
-    return _update_many((state.world, batches, task, library), rest, settings, rule)
+    return (state.world, batches, task, library), rest
 
 
 @eqx.filter_jit(donate="all-except-first")

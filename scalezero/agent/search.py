@@ -100,8 +100,8 @@ def breadth(world: SlotWorld, settings: SearchSettings, rows: int) -> tuple[int,
     """
     if settings.kind == "puct":
         return 1, settings.simulations
-    weights = jax.tree.leaves(world.shared.backbone)
-    large = sum(leaf.nbytes for leaf in weights) > CACHED_BYTES
+    weights, width = world.shared.backbone, jnp.dtype(world.shared.precision).itemsize
+    large = width * sum(leaf.size for leaf in jax.tree.leaves(weights)) > CACHED_BYTES
     overhead = (64 if large else 4) if jax.default_backend() == "cpu" else 512
     return lanes(world.entrants(settings.considered), settings.simulations, rows, overhead)
 

@@ -53,6 +53,7 @@ def scalar(
     logits: Float[Array, "*axes bin"], support: Float[Array, " bin"]
 ) -> Float[Array, "*axes"]:
     """The number that a predicted distribution stands for, back on its own scale."""
+    logits = jax.lax.optimization_barrier(logits)  # XLA would make one slow kernel of all before
     return unsquash(jnp.sum(jax.nn.softmax(logits) * behind(support, logits.ndim), axis=-1))
 
 

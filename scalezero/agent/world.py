@@ -33,7 +33,7 @@ from scalezero.agent.support import scalar
 from scalezero.agent.tasks import SlotTable, TaskTable
 from scalezero.config import Config, ConfigError, ModelSettings, TextSettings
 from scalezero.nets.image import ResNet, Vit, resnet, vit
-from scalezero.nets.linear import Linear, Mlp, linear, mlp
+from scalezero.nets.linear import Linear, Mlp, linear, mlp, narrowed
 from scalezero.nets.norms import LayerNorm, RunningNorm, SimNorm, layer_norm
 from scalezero.nets.text import MINILM, Bert, TextEncoder, bert, text_encoder
 from scalezero.nets.transformer import Cache, Transformer, transformer
@@ -143,7 +143,7 @@ class SlotWorld(eqx.Module):
         if self.shared.image is not None and len(observation.image):
             picture = observation.image
             flat = picture.reshape(-1, *picture.shape[-3:])
-            latent = jax.vmap(self.shared.image)(flat)
+            latent = jax.vmap(narrowed(self.shared.image, self.shared.precision))(flat)
             parts.append(latent.reshape(*picture.shape[:-3], -1))
         if self.shared.text is not None and len(observation.text):
             sentence = self._sentence(observation.text[..., 0])
@@ -186,7 +186,7 @@ class SlotWorld(eqx.Module):
         """The features of whole windows: latents, and the tokens of the actions taken there."""
         slots, rows, time, embed = latent.shape
         features, routing = self._window(latent, token)
-        paired = features.astype(jnp.float32).reshape(slots, rows, time, 2, embed)
+        paired = features.reshape(slots, rows, time, 2, embed)
         return Unrolled(
             at_latent=paired[..., 0, :],
             at_action=paired[..., 1, :],
@@ -200,13 +200,12 @@ class SlotWorld(eqx.Module):
     ) -> Float[Array, "slot row time embed"]:
         """Of what `unroll` gives the features at latents alone, for less."""
         features, _ = self._window(latent, token, every=2)
-        return features.astype(jnp.float32).reshape(latent.shape)
+        return features.reshape(latent.shape)
 
     def _window(self, latent: Array, token: Array, every: int = 1) -> tuple[Array, Any]:
         slots, rows, time, embed = latent.shape
         tokens = jnp.stack([latent, token], axis=3).reshape(slots * rows, 2 * time, embed)
-        backbone, dtype = self._backbone()
-        return backbone.window(tokens.astype(dtype), every)
+        return self._backbone().window(tokens, every)
 
     def root(self, history: History) -> tuple[Float[Array, "slot row embed"], Cache]:
         """The feature of each row's newest observation, with its context before it."""
@@ -214,18 +213,15 @@ class SlotWorld(eqx.Module):
         pairs = jnp.stack([history.latent, history.token], axis=3)
         tokens = pairs.reshape(slots * rows, 2 * context, embed)[:, :-1]
         start = 2 * (context - history.length.reshape(-1))
-        backbone, dtype = self._backbone()
-        features, cache = backbone.sequence(tokens.astype(dtype), start)
-        return features[:, -1].astype(jnp.float32).reshape(slots, rows, embed), cache
+        features, cache = self._backbone().sequence(tokens, start)
+        return features[:, -1].reshape(slots, rows, embed), cache
 
     def step(
         self, token: Float[Array, "slot row *axes embed"], cache: Cache
     ) -> tuple[Float[Array, "slot row *axes embed"], Cache]:
         """The feature of one more token of each sequence in the cache."""
-        backbone, dtype = self._backbone()
-        flat = token.reshape(-1, token.shape[-1]).astype(dtype)
-        feature, cache = backbone.step(flat, cache)
-        return feature.astype(jnp.float32).reshape(token.shape), cache
+        feature, cache = self._backbone().step(token.reshape(-1, token.shape[-1]), cache)
+        return feature.reshape(token.shape), cache
 
     def policy(self, feature: Float[Array, "slot row *axes embed"], listing: Listing) -> Policy:
         """The policy read at an observation's feature; slots with text choose from `listing`."""
@@ -257,22 +253,20 @@ class SlotWorld(eqx.Module):
         reader = self.shared.reader
         return content if reader is None else _each(reader, content[..., :words])
 
-    def _backbone(self) -> tuple[Transformer, jnp.dtype]:
-        dtype = jnp.dtype(self.shared.precision)
-
-        def cast(path: tuple[Any, ...], x: Any) -> Any:
-            exact = {"router", "gain", "shift", "alpha"} & {
-                getattr(part, "name", "") for part in path
-            }
-            return x if exact or not eqx.is_inexact_array(x) else x.astype(dtype)
-
-        return jax.tree_util.tree_map_with_path(cast, self.shared.backbone), dtype
+    def _backbone(self) -> Transformer:
+        return narrowed(self.shared.backbone, self.shared.precision)
 
 
-def world(config: Config, tasks: TaskTable, *, key: PRNGKeyArray) -> World:
+def world(config: Config, tasks: TaskTable, *, precision: str, key: PRNGKeyArray) -> World:
     """A fresh world model for `tasks`.
 
     Values and rewards start at zero, policies nearly uniform.
+
+    Args:
+        config: Of the run.
+        tasks: What it must know of the run's tasks.
+        precision: The type of the operands of the backbone's matrix products.
+        key: Consumed.
     """
     size, reading = config.model, config.text
     *parts, words = jax.random.split(key, 17)
@@ -322,6 +316,7 @@ def world(config: Config, tasks: TaskTable, *, key: PRNGKeyArray) -> World:
             shared_hidden=size.shared_width,
             picks=size.expert_picks,
             router=size.router,
+            rematerialise=size.rematerialise,
             key=next(keys),
         ),
         policy=head(shape.outputs, 0.01),
@@ -334,7 +329,7 @@ def world(config: Config, tasks: TaskTable, *, key: PRNGKeyArray) -> World:
         shape=shape,
         support_limit=size.support,
         bins=size.bins,
-        precision=precision_of(size),
+        precision=precision,
     )
 
 
@@ -356,6 +351,7 @@ def _image_encoder(size: ModelSettings, tasks: TaskTable, *, key: PRNGKeyArray) 
         depth=size.vit_depth,
         heads=size.vit_heads,
         hidden=size.vit_hidden,
+        rematerialise=size.rematerialise,
         key=key,
     )
 
@@ -380,13 +376,6 @@ def _text(size: ModelSettings, reading: TextSettings, *, key: PRNGKeyArray) -> d
         if named
         else None,
     }
-
-
-def precision_of(size: ModelSettings) -> str:
-    """The type of the backbone's matrix products on this machine."""
-    if size.precision != "auto":
-        return size.precision
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def _each(

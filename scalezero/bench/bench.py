@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from scalezero import configure
-from scalezero.agent.world import precision_of
 from scalezero.bench.ceilings import Ceilings, ceilings
 from scalezero.bench.measure import Measurement
 from scalezero.bench.parts import PARTS
@@ -20,6 +19,7 @@ from scalezero.config import Config, ConfigError
 from scalezero.envs import catalog
 from scalezero.run.folder import this_start, write
 from scalezero.run.logs import plain
+from scalezero.run.precision import precision_of
 
 LIKE = Path(__file__).parent / "like"  # other programs' settings, as ours
 

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from scalezero.agent.act import act, empty_history
+from scalezero.agent.act import act, empty_history, ready
 from scalezero.agent.learner import update, update_many
 from scalezero.agent.optimiser import optimiser
 from scalezero.agent.search import breadth
-from scalezero.agent.world import precision_of
 from scalezero.bench.measure import Measurement, timed
 from scalezero.bench.work import NO_WORK, Work, work
 from scalezero.config import Config, ConfigError
@@ -21,9 +20,11 @@ from scalezero.data.mixture import Mixture
 from scalezero.envs.pool import Pool
 from scalezero.envs.spec import Continuous, Discrete, Task
 from scalezero.nets.experts import Experts, experts
+from scalezero.nets.linear import narrowed
 from scalezero.run import inputs
 from scalezero.run.build import learner_of, replays_of, rows_of, table_of, tasks_of, world_of
 from scalezero.run.collect import batch_of
+from scalezero.run.precision import precision_of
 from scalezero.run.texts import Texts
 
 TOKENS = (16, 64, 256, 1_024, 4_096, 16_384)
@@ -31,7 +32,7 @@ TOKENS = (16, 64, 256, 1_024, 4_096, 16_384)
 
 def search(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Measurement]:
     """One search: encode, root, simulations, decision; for all tasks' rows together."""
-    world, table = world_of(config), table_of(config)
+    world, table = ready(world_of(config)), table_of(config)
     task, library = jnp.arange(table.tasks), inputs.library(config, key=jax.random.key(1))
     for count in rows or (table.tasks * rows_of(config),):
         each = _rows(count, table.tasks)
@@ -52,10 +53,10 @@ def search(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Meas
 
 def expert_layers(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Measurement]:
     """One layer of experts, forward and backward, against a dense layer as wide as what is used."""
-    size, dtype = config.model, jnp.dtype(precision_of(config.model))
+    size, precision = config.model, precision_of(config.model)
     if not size.experts:
         raise ConfigError("model.experts = 0: there are no experts to measure")
-    make = lambda count, picks, hidden: _cast(
+    make = lambda count, picks, hidden: narrowed(
         experts(
             size.embed,
             count,
@@ -65,7 +66,7 @@ def expert_layers(config: Config, seconds: float, rows: Sequence[int]) -> Iterat
             size.router,
             key=jax.random.key(0),
         ),
-        dtype,
+        precision,
     )
     routed = make(size.experts, size.expert_picks, size.expert_width)
     single = make(1, 1, size.expert_width * size.expert_picks)
@@ -73,7 +74,7 @@ def expert_layers(config: Config, seconds: float, rows: Sequence[int]) -> Iterat
     stuck = eqx.tree_at(lambda layer: layer.router.weight, routed, first)
     through = lambda layer, x: layer(x)[0]
     for tokens in rows or TOKENS:
-        x = jax.random.normal(jax.random.key(1), (tokens, size.embed)).astype(dtype)
+        x = jax.random.normal(jax.random.key(1), (tokens, size.embed))
         kinds = {
             "as they fall": (through, routed, x),
             "all to one": (through, stuck, jnp.abs(x)),
@@ -236,14 +237,9 @@ def _drawn(task: Task, envs: int, width: int, random: np.random.Generator) -> np
     return action
 
 
-def _cast[Tree](tree: Tree, dtype: jnp.dtype) -> Tree:
-    """`tree` with all its floats of one type."""
-    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree)
-
-
 def _slopes(layer: Callable[[Experts, Array], Array]) -> Callable[[Experts, Array], Any]:
     """The gradients of a loss behind `layer`, of its weights and of its tokens."""
-    loss = lambda both: jnp.sum(jnp.square(layer(*both).astype(jnp.float32)))
+    loss = lambda both: jnp.sum(jnp.square(layer(*both)))
     return lambda weights, x: eqx.filter_grad(loss)((weights, x))
 
 

@@ -65,13 +65,13 @@ def _even(
     gate, up, out = weights
     pairs = jnp.repeat(x, chosen.shape[1], axis=0)
     groups = min(len(gate), len(pairs))
-    made = lambda weight, x: jnp.einsum("ehd,ecd->ech", weight[: len(x)], x)
+    made = lambda weight, x: jnp.einsum("ehd,ecd->ech", weight[: len(x)], x.astype(weight.dtype))
     through = lambda x: made(out, jax.nn.silu(made(gate, x)) * made(up, x))
     whole = len(pairs) // groups * groups
     parts = [pairs[:whole].reshape(groups, -1, x.shape[-1])]
     parts += [pairs[whole:][None]] if whole < len(pairs) else []
     done = jnp.concatenate([through(part).reshape(-1, x.shape[-1]) for part in parts])
-    return jnp.sum(done.reshape(*chosen.shape, -1) * share[..., None], axis=1)
+    return jnp.sum(done.reshape(*chosen.shape, -1).astype(x.dtype) * share[..., None], axis=1)
 
 
 def _total(jaxpr: Any, rounds: float) -> Work:

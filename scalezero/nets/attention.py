@@ -9,6 +9,8 @@ Sources: rotary positions, arXiv:2104.09864. Differs: UniZero adds learnt absolu
 corrects cached keys approximately when its window moves.
 """
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ ROTARY_BASE = 10_000.0
 
 
 class Ring(eqx.Module):
-    """The keys and values of the last `window` tokens of one sequence, in one layer."""
+    """The keys and values of the last `window` tokens of one sequence, of its matrices' type."""
 
     key: Float[Array, "*axes window head key"]
     value: Float[Array, "*axes window head key"]
@@ -45,9 +47,10 @@ def mix(
     visible: Bool[Array, "asking window"],
 ) -> Float[Array, "asking head key"]:
     """Softmax attention of every token over the places that are visible to it."""
-    scores = jnp.einsum("thk,whk->htw", query, key).astype(jnp.float32) * key.shape[-1] ** -0.5
+    sums = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    scores = sums("thk,whk->htw", query.astype(key.dtype), key) * key.shape[-1] ** -0.5
     weights = jax.nn.softmax(jnp.where(visible[None], scores, -1e30), axis=-1)
-    return jnp.einsum("htw,whk->thk", weights.astype(value.dtype), value)
+    return sums("htw,whk->thk", weights.astype(value.dtype), value)
 
 
 def mix_one(
@@ -58,11 +61,11 @@ def mix_one(
 ) -> Float[Array, "head key"]:
     """`mix` of one token; sums over each head are one product with ones, for all rows at once."""
     window, heads, width = key.shape
-    each = (key * query[None]).reshape(window, heads * width)
-    ones = jnp.repeat(jnp.eye(heads, dtype=key.dtype), width, axis=0)
-    scores = jnp.dot(each, ones, preferred_element_type=jnp.float32) * width**-0.5
+    each = (key.astype(jnp.float32) * query[None]).reshape(window, heads * width)
+    ones = jnp.repeat(jnp.eye(heads), width, axis=0)
+    scores = (each @ ones) * width**-0.5
     weights = jax.nn.softmax(jnp.where(visible[:, None], scores, -1e30), axis=0)
-    return jnp.sum(weights.astype(value.dtype)[..., None] * value, axis=0)
+    return jnp.sum(weights[..., None] * value.astype(jnp.float32), axis=0)
 
 
 class Attention(eqx.Module):
@@ -81,7 +84,8 @@ class Attention(eqx.Module):
         return jax.vmap(layer)(x).reshape(len(x), self.heads, -1)
 
     def _remember(self, x: Float[Array, "token embed"], position: Int[Array, " token"]) -> Ring:
-        return Ring(rotate(self._split(self.key, x), position), self._split(self.value, x))
+        key, value = rotate(self._split(self.key, x), position), self._split(self.value, x)
+        return Ring(key.astype(self.key.weight.dtype), value.astype(self.value.weight.dtype))
 
     def _ask(
         self, x: Float[Array, "token embed"], position: Int[Array, " token"]

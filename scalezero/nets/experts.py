@@ -11,7 +11,6 @@ from typing import Literal
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from scalezero.nets.grouped import routed
@@ -60,7 +59,7 @@ class Experts(eqx.Module):
         self, x: Float[Array, "token embed"]
     ) -> tuple[Float[Array, "token embed"], Routing]:
         """The layer's output for every token, and its routing."""
-        logits = jax.vmap(self.router)(x.astype(self.router.weight.dtype)).astype(jnp.float32)
+        logits = jax.vmap(self.router)(x)
         if self.kind == "trained":
             weight, chosen = jax.lax.top_k(jax.nn.softmax(logits), self.picks)
         else:
@@ -69,7 +68,7 @@ class Experts(eqx.Module):
         y = jax.vmap(self.shared)(x)
         each = self.routed
         weights = each.gate.matrix, each.up.matrix, each.out.matrix
-        y = y + routed(weights, x, chosen, weight.astype(x.dtype))
+        y = y + routed(weights, x, chosen, weight)
         return y, Routing(logits, chosen)
 
 

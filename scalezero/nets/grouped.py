@@ -1,21 +1,28 @@
-"""SwiGLU experts over routed tokens: the same sums in four ways, of which the sizes decide.
+"""SwiGLU experts over routed tokens: the same sums in three ways, of which the sizes decide.
 
 No token is ever dropped, and the cost follows the routing; when all tokens go to one expert it is
-that of one dense layer. Figures behind the choices: docs/performance.md.
+that of one dense layer. Products take operands of the weights' type and give float32, and so is
+all that stands between them. Figures behind the choices: docs/performance.md.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from scalezero.nets.products import outer, product
+
 SMALL = 1 << 18  # multiply-adds of all experts for a token; up to this, products take no time
 FEW = 128  # tokens for which small experts are all computed, which beats sorting, on a CPU
 FEW_ELSEWHERE = 512
-MANY = 1_536  # tokens that no cache holds with what large experts make of them
-BUCKETS = 2  # sizes to compile on a CPU, where worse loads go to tiles
+MANY = 1_536  # tokens that no cache holds with what experts make of them
+CACHED = 1 << 18  # multiply-adds of one narrow expert for a token; up to this, tiles pay for it too
+ROOMY = 3  # times an even load that a bucket holds at most on a CPU; worse loads go to tiles
+WEIGHTS_ALONE = 64  # tokens of a bucket up to which only the reading of weights counts
+COLUMNS = 128  # tokens of a bucket that are fewer than these stand in columns
 TILES = (32, 256)  # fewest and most tokens of a tile
 
 type Weights = tuple[
@@ -41,12 +48,13 @@ def routed(
     """
     count, hidden, embed = weights[0].shape
     small, backend = 3 * count * hidden * embed <= SMALL, jax.default_backend()
+    tiles = weights[0].dtype == jnp.float32 or 3 * hidden * embed <= CACHED
     if small and len(x) < (FEW if backend == "cpu" else FEW_ELSEWHERE):
         way = dense
-    elif backend != "cpu":
-        way = bucketed
+    elif backend == "cpu" and (small or (tiles and len(x) >= MANY)):
+        way = tiled
     else:
-        way = tiled if small or len(x) >= MANY else adaptive
+        way = bucketed
     return way(weights, x, chosen, share)
 
 
@@ -58,10 +66,10 @@ def dense(
 ) -> Float[Array, "token embed"]:
     """Every expert sees every token; unchosen ones weigh zero."""
     gate, up, out = weights
-    each = jax.nn.one_hot(chosen, len(gate), dtype=x.dtype) * share[..., None]
+    each = jax.nn.one_hot(chosen, len(gate)) * share[..., None]
     # The share may be applied before `out`, which is linear: one product sums over experts.
-    hidden = jax.nn.silu(jnp.einsum("ehd,nd->neh", gate, x)) * jnp.einsum("ehd,nd->neh", up, x)
-    return jnp.einsum("edh,neh->nd", out, hidden * jnp.sum(each, axis=1)[..., None])
+    hidden = jax.nn.silu(_product("ehd,nd->neh", gate, x)) * _product("ehd,nd->neh", up, x)
+    return _product("edh,neh->nd", out, hidden * jnp.sum(each, axis=1)[..., None])
 
 
 def bucketed(
@@ -70,24 +78,12 @@ def bucketed(
     chosen: Int[Array, "token pick"],
     share: Float[Array, "token pick"],
 ) -> Float[Array, "token embed"]:
-    """Tokens in one bucket for each expert, of the smallest compiled size that loses none."""
-    owner, count = chosen.reshape(-1), len(weights[0])
-    load, rank = _ranked(owner, count)
-    spread, sizes = jnp.repeat(x, chosen.shape[1], axis=0), capacities(len(owner), count)
-    fits = jnp.sum(jnp.max(load) > jnp.array(sizes[:-1], jnp.int32))
-    ways = [lambda size=size: _buckets(size, spread, owner, rank, weights) for size in sizes]
-    return _summed(jax.lax.switch(fits, ways), share)
+    """Tokens in one bucket for each expert, of the smallest compiled size that loses none.
 
-
-def adaptive(
-    weights: Weights,
-    x: Float[Array, "token embed"],
-    chosen: Int[Array, "token pick"],
-    share: Float[Array, "token pick"],
-) -> Float[Array, "token embed"]:
-    """Small buckets where the load is even enough for them, else tiles; gradients by tiles."""
+    On a CPU loads too uneven for the smallest sizes go through tiles instead.
+    """
     spread = jnp.repeat(x, chosen.shape[1], axis=0)
-    return _summed(_adapted(spread, chosen.reshape(-1), weights), share)
+    return _summed(_in_buckets(spread, chosen.reshape(-1), weights), share)
 
 
 def tiled(
@@ -134,11 +130,28 @@ def _ranked(
     return load, jnp.zeros(len(owner), jnp.int32).at[order].set(sorted_rank)
 
 
+def _product(axes: str, weight: Array, x: Array) -> Float[Array, "..."]:
+    """An `einsum` whose second operand follows the first one's type, with sums in float32."""
+    return jnp.einsum(axes, weight, x.astype(weight.dtype), preferred_element_type=jnp.float32)
+
+
 def _summed(
     done: Float[Array, "pair embed"], share: Float[Array, "token pick"]
 ) -> Float[Array, "token embed"]:
     """What each token is given by its experts together."""
     return jnp.sum(done.reshape(*share.shape, -1) * share[..., None], axis=1)
+
+
+def _filled(
+    capacity: int,
+    x: Float[Array, "pair embed"],
+    owner: Int[Array, " pair"],
+    rank: Int[Array, " pair"],
+    gate: Float[Array, "expert hidden embed"],
+) -> Float[Array, "expert bucket embed"]:
+    """The buckets of the experts that `gate` is of, in its type; zeros where they have room."""
+    room = jnp.zeros((len(gate), capacity, x.shape[-1]), gate.dtype)
+    return room.at[owner, rank].set(x.astype(gate.dtype), mode="drop")
 
 
 def _buckets(
@@ -148,13 +161,43 @@ def _buckets(
     rank: Int[Array, " pair"],
     weights: Weights,
 ) -> Float[Array, "pair embed"]:
-    """Tokens stand in columns: a few of them times a large matrix is fastest that way round."""
+    """Few tokens stand in columns: times a large matrix they are fastest that way round."""
     gate, up, out = weights
-    bucket = jnp.zeros((len(gate), capacity, x.shape[-1]), x.dtype)
-    bucket = bucket.at[owner, rank].set(x, mode="drop")
-    column = lambda weight: jnp.einsum("ehd,ecd->ehc", weight, bucket)
-    done = jnp.einsum("edh,ehc->edc", out, jax.nn.silu(column(gate)) * column(up))
-    return done.at[owner, :, rank].get(mode="fill", fill_value=0)
+    bucket = _filled(capacity, x, owner, rank, gate)
+    if capacity < COLUMNS:
+        column = lambda weight: _product("ehd,ecd->ehc", weight, bucket)
+        done = _product("edh,ehc->edc", out, jax.nn.silu(column(gate)) * column(up))
+        return done.at[owner, :, rank].get(mode="fill", fill_value=0)
+    row = lambda weight: _product("ehd,ecd->ech", weight, bucket)
+    done = _product("edh,ech->ecd", out, jax.nn.silu(row(gate)) * row(up))
+    return done.at[owner, rank].get(mode="fill", fill_value=0)
+
+
+def _buckets_backward(
+    capacity: int,
+    x: Float[Array, "pair embed"],
+    owner: Int[Array, " pair"],
+    rank: Int[Array, " pair"],
+    weights: Weights,
+    slope: Float[Array, "pair embed"],
+) -> tuple[Float[Array, "pair embed"], Weights]:
+    """The derivatives of `_buckets` by tokens and weights; what lies between is computed anew."""
+    gate, up, out = weights
+    bucket = _filled(capacity, x, owner, rank, gate)
+    back = _filled(capacity, slope, owner, rank, gate)
+    row = lambda weight: _product("ehd,ecd->ech", weight, bucket)
+    inner, factor = row(gate), row(up)
+    active, pull = jax.vjp(jax.nn.silu, inner)
+    hidden_slope = _product("edh,ecd->ech", out, back)
+    (gate_slope,) = pull(hidden_slope * factor)
+    up_slope = hidden_slope * active
+    slope_x = _product("ehd,ech->ecd", gate, gate_slope) + _product("ehd,ech->ecd", up, up_slope)
+    slopes = (
+        outer(gate_slope.astype(gate.dtype), bucket),
+        outer(up_slope.astype(gate.dtype), bucket),
+        outer(back, (active * factor).astype(gate.dtype)),
+    )
+    return slope_x.at[owner, rank].get(mode="fill", fill_value=0).astype(x.dtype), slopes
 
 
 class _Laid(NamedTuple):
@@ -192,7 +235,7 @@ def _swiglu(
     up: Float[Array, "hidden embed"],
     out: Float[Array, "embed hidden"],
 ) -> Float[Array, "tile embed"]:
-    return (jax.nn.silu(x @ gate.T) * (x @ up.T)) @ out.T
+    return product(out, jax.nn.silu(product(gate, x)) * product(up, x))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -215,7 +258,8 @@ def _tiles(
 
         return jax.lax.fori_loop(0, count, tile, y), None
 
-    return jax.lax.scan(expert, jnp.zeros_like(x), (start, tiles, *weights))[0]
+    nothing = jnp.zeros(x.shape, jnp.float32)
+    return jax.lax.scan(expert, nothing, (start, tiles, *weights))[0]
 
 
 def _tiles_forward(side, x, start, tiles, weights):
@@ -250,28 +294,53 @@ def _tiles_backward(side, kept, slope):
 _tiles.defvjp(_tiles_forward, _tiles_backward)
 
 
+def _by_load(
+    owner: Int[Array, " pair"], count: int, bucket: Callable[..., Any], tiles: Callable[[], Any]
+) -> Any:
+    """`bucket(capacity, rank)` of the smallest size that holds the load.
+
+    On a CPU loads that need more than `ROOMY` times an even one are left to `tiles()`.
+    """
+    load, rank = _ranked(owner, count)
+    sizes = capacities(len(owner), count)
+    if jax.default_backend() == "cpu":
+        most = max(WEIGHTS_ALONE, ROOMY * len(owner) // count)
+        sizes = tuple(size for size in sizes if size <= most)
+    ways = [lambda size=size: bucket(size, rank) for size in sizes]
+    ways += [] if sizes[-1] == len(owner) else [tiles]
+    bounds = jnp.array(sizes[: len(ways) - 1], jnp.int32)
+    return jax.lax.switch(jnp.sum(jnp.max(load) > bounds), ways)
+
+
 @jax.custom_vjp
-def _adapted(
+def _in_buckets(
     x: Float[Array, "pair embed"], owner: Int[Array, " pair"], weights: Weights
 ) -> Float[Array, "pair embed"]:
-    """What its expert makes of each token."""
-    load, rank = _ranked(owner, len(weights[0]))
-    sizes = capacities(len(owner), len(weights[0]))[:BUCKETS]
-    fits = jnp.sum(jnp.max(load) > jnp.array(sizes, jnp.int32))
-    ways = [lambda size=size: _buckets(size, x, owner, rank, weights) for size in sizes]
-    return jax.lax.switch(fits, [*ways, lambda: _in_tiles(x, owner, weights)])
+    """What its expert makes of each token. Derived by hand: else all branches would be kept."""
+    return _by_load(
+        owner,
+        len(weights[0]),
+        lambda size, rank: _buckets(size, x, owner, rank, weights),
+        lambda: _in_tiles(x, owner, weights),
+    )
 
 
-def _adapted_forward(x, owner, weights):
-    return _adapted(x, owner, weights), (x, owner, weights)
+def _in_buckets_forward(x, owner, weights):
+    return _in_buckets(x, owner, weights), (x, owner, weights)
 
 
-def _adapted_backward(kept, slope):
+def _in_buckets_backward(kept, slope):
     x, owner, weights = kept
-    at = _laid(owner, len(weights[0]))
-    laid = at.lay(x), at.start, at.tiles, weights
-    slope_x, _, _, slope_weights = _tiles_backward(at.side, laid, at.lay(slope))
-    return slope_x[at.place], None, slope_weights
+
+    def tiles():
+        at = _laid(owner, len(weights[0]))
+        laid = at.lay(x), at.start, at.tiles, weights
+        slope_x, _, _, slope_weights = _tiles_backward(at.side, laid, at.lay(slope))
+        return slope_x[at.place], slope_weights
+
+    bucket = lambda size, rank: _buckets_backward(size, x, owner, rank, weights, slope)
+    slope_x, slope_weights = _by_load(owner, len(weights[0]), bucket, tiles)
+    return slope_x, None, slope_weights
 
 
-_adapted.defvjp(_adapted_forward, _adapted_backward)
+_in_buckets.defvjp(_in_buckets_forward, _in_buckets_backward)

@@ -8,7 +8,7 @@ class tables start at σ = 0.02 instead of 1, and there is no dropout.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from scalezero.nets.attention import mix
 from scalezero.nets.linear import Linear, Mlp, linear, mlp
@@ -25,14 +25,13 @@ class VitBlock(eqx.Module):
     forward: Mlp
     heads: int = eqx.field(static=True)
 
-    def __call__(
-        self, x: Float[Array, "patch embed"], visible: Bool[Array, "patch patch"]
-    ) -> Float[Array, "patch embed"]:
-        """Attend, then feed forward, each with its residual."""
+    def __call__(self, x: Float[Array, "patch embed"], asking: int) -> Float[Array, "asking embed"]:
+        """Attend, then feed forward, each with its residual: the first `asking` patches."""
         joint = jax.vmap(lambda p: self.mix_in(self.before_attention(p)))(x)
         query, key, value = jnp.moveaxis(joint.reshape(len(x), 3, self.heads, -1), 1, 0)
-        mixed = mix(query, key, value, visible).reshape(len(x), -1)
-        x = x + jax.vmap(self.mix_out)(mixed)
+        visible = jnp.ones((asking, len(x)), bool)
+        mixed = mix(query[:asking], key, value, visible).reshape(asking, -1)
+        x = x[:asking] + jax.vmap(self.mix_out)(mixed)
         return x + jax.vmap(lambda p: self.forward(self.before_forward(p)))(x)
 
 
@@ -48,19 +47,20 @@ class Vit(eqx.Module):
     last: LayerNorm
     out: Linear
     patch: int = eqx.field(static=True)
+    rematerialise: bool = eqx.field(static=True)
 
     def __call__(self, picture: UInt8[Array, "height width channel"]) -> Float[Array, " out"]:
         """The vector that stands for `picture`."""
         height, width, channels = picture.shape
         tall, wide = height // self.patch, width // self.patch
-        pixels = picture.astype(self.embed_patch.weight.dtype) / 255
+        pixels = picture.astype(jnp.float32) / 255
         patches = pixels.reshape(tall, self.patch, wide, self.patch, channels)
         patches = patches.transpose(0, 2, 1, 3, 4).reshape(tall * wide, -1)
         x = jax.vmap(lambda p: self.after_patch(self.embed_patch(self.before_patch(p))))(patches)
         x = jnp.concatenate([self.class_token[None], x]) + self.places
-        visible = jnp.ones((len(x), len(x)), bool)
         for block in self.blocks:
-            x = block(x, visible)
+            call = eqx.filter_checkpoint(block) if self.rematerialise else block
+            x = call(x, 1 if block is self.blocks[-1] else len(x))  # of the last, the class alone
         return self.out(self.last(x[0]))
 
 
@@ -73,9 +73,13 @@ def vit(
     depth: int,
     heads: int,
     hidden: int,
+    rematerialise: bool = False,
     key: PRNGKeyArray,
 ) -> Vit:
-    """A fresh vision transformer for pictures of `shape` (height, width, channels)."""
+    """A fresh vision transformer for pictures of `shape` (height, width, channels).
+
+    With `rematerialise`, a gradient computes what blocks hold anew instead of keeping it.
+    """
     height, width, channels = shape
     pixels, patches = patch * patch * channels, (height // patch) * (width // patch)
     first, token, places, blocks, last = jax.random.split(key, 5)
@@ -101,6 +105,7 @@ def vit(
         layer_norm(embed),
         linear(embed, out, key=last),
         patch,
+        rematerialise,
     )
 
 

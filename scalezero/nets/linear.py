@@ -5,17 +5,21 @@ With α bounded to 1 ± `SPAN`, an adapted layer computes
     y = α₀ W x + b + Σⱼ αⱼ scale Uⱼ Dⱼ x
 
 U starts at zero and every α at 1, so growing an adapter never changes what the layer computes.
+Matrices may be narrow (`narrowed`); what a layer gives is float32.
 
 Source: ScaleZero, Section 4.2 (arXiv:2509.07945); LoRA, arXiv:2106.09685. The bound of α is that of
 LightZero's `LearnableScale`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from scalezero.nets.products import product
 
 SPAN = 0.2  # α may move this far either side of 1
 DOWN_SPREAD = 0.01  # standard deviation of a fresh adapter's D
@@ -47,7 +51,8 @@ class Adapter(eqx.Module):
 
     def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
         """The correction to add to the layer's output."""
-        return strengthened(self.scale * (self.up @ (self.down @ x)), self.alpha)
+        y = product(self.up, product(self.down, x))
+        return strengthened(self.scale * y, self.alpha)
 
     @property
     def matrix(self) -> Float[Array, "*axes out in"]:
@@ -65,7 +70,7 @@ class Linear(eqx.Module):
 
     def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
         """Apply the base map and every adapter grown so far."""
-        y = strengthened(self.weight @ x, self.alpha)
+        y = strengthened(product(self.weight, x), self.alpha)
         y = y if self.bias is None else y + self.bias
         return sum((adapter(x) for adapter in self.adapters), start=y)
 
@@ -129,6 +134,31 @@ def dropped(layer: Linear, *, key: PRNGKeyArray) -> Linear:
         for each, k in zip(layer.adapters, keys, strict=True)
     )
     return Linear(layer.weight, layer.bias, layer.alpha, adapters)
+
+
+def narrowed[Tree](tree: Tree, precision: str) -> Tree:
+    """`tree` with all matrices of its linear layers of type `precision`, but for routers'.
+
+    Stacked layers, which are applied as one matrix each, have their adapters folded in before: what
+    these add would be lost beside a weight that is narrow already.
+    """
+
+    def narrow(path: tuple[Any, ...], node: Any) -> Any:
+        if not _is_linear(node) or "router" in (getattr(part, "name", "") for part in path):
+            return node
+        node = merged(node) if node.adapters and node.weight.ndim > 2 else node
+        cast = lambda matrix: matrix.astype(precision)
+        adapters = tuple(
+            Adapter(cast(each.down), cast(each.up), each.alpha, each.scale, each.dropout)
+            for each in node.adapters
+        )
+        return Linear(cast(node.weight), node.bias, node.alpha, adapters)
+
+    return jax.tree_util.tree_map_with_path(narrow, tree, is_leaf=_is_linear)
+
+
+def _is_linear(node: Any) -> bool:
+    return isinstance(node, Linear)
 
 
 def merged(layer: Linear) -> Linear:

@@ -45,12 +45,22 @@ class Block(eqx.Module):
         routing = jax.tree.map(lambda a: a.reshape(*x.shape[:-1], -1), routing)
         return x + y.reshape(x.shape), routing
 
+    def whole(
+        self, x: Float[Array, "row token embed"], start: Int[Array, " row"], every: int
+    ) -> tuple[Float[Array, "row asking embed"], Ring, Routing | None]:
+        """Whole sequences after the block, or every so many of their tokens; what it looked at."""
+        attend = jax.vmap(lambda x, start: self.attention.sequence(x, start, every))
+        y, past = attend(jax.vmap(jax.vmap(self.before_attention))(x), start)
+        x, routing = self.feed(x[:, ::every] + y)
+        return x, past, routing
+
 
 class Transformer(eqx.Module):
     """The backbone: tokens in, features out, both `embed` wide."""
 
     blocks: tuple[Block, ...]
     last: LayerNorm
+    rematerialise: bool = eqx.field(static=True)
 
     def sequence(
         self, tokens: Float[Array, "row token embed"], start: Int[Array, " row"]
@@ -86,10 +96,8 @@ class Transformer(eqx.Module):
     ) -> tuple[Float[Array, "row asking embed"], list[Ring], tuple[Routing, ...]]:
         x, past, routings = tokens, [], []
         for block in self.blocks:
-            step = every if block is self.blocks[-1] else 1
-            attend = jax.vmap(lambda x, start, a=block.attention, s=step: a.sequence(x, start, s))
-            y, ring = attend(jax.vmap(jax.vmap(block.before_attention))(x), start)
-            x, routing = block.feed(x[:, ::step] + y)
+            whole = eqx.filter_checkpoint(Block.whole) if self.rematerialise else Block.whole
+            x, ring, routing = whole(block, x, start, every if block is self.blocks[-1] else 1)
             past.append(ring)
             routings.extend([] if routing is None else [routing])
         return jax.vmap(jax.vmap(self.last))(x), past, tuple(routings)
@@ -119,9 +127,13 @@ def transformer(
     shared_hidden: int,
     picks: int,
     router: Literal["trained", "paper"],
+    rematerialise: bool = False,
     key: PRNGKeyArray,
 ) -> Transformer:
-    """A fresh backbone; with `routed` = 0 its feed-forward layers are dense."""
+    """A fresh backbone; with `routed` = 0 its feed-forward layers are dense.
+
+    With `rematerialise`, a gradient computes what blocks hold anew instead of keeping it.
+    """
 
     def block(k: PRNGKeyArray) -> Block:
         attend, forward = jax.random.split(k)
@@ -136,4 +148,5 @@ def transformer(
             inner,
         )
 
-    return Transformer(tuple(block(k) for k in jax.random.split(key, layers)), layer_norm(embed))
+    blocks = tuple(block(k) for k in jax.random.split(key, layers))
+    return Transformer(blocks, layer_norm(embed), rematerialise)

@@ -1,5 +1,6 @@
 """A trained agent for people who want to use it: load it, show it what you see, get an action."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalezero.agent.act import act, empty_history
+from scalezero.agent.act import act, empty_history, ready
 from scalezero.agent.records import History, Observation
 from scalezero.agent.world import World
 from scalezero.config import Config
@@ -34,6 +35,10 @@ class Agent:
         self._translations: dict[str, Translation] = {}
         self._key = jax.random.key(config.seed)
         self._turn = 0
+
+    @functools.cached_property
+    def _ready(self) -> World:
+        return ready(self.world)
 
     def reset(self, task: str | None = None) -> None:
         """Forget the context of `task` (default: of all); call it when an episode begins."""
@@ -72,7 +77,7 @@ class Agent:
         history = self._history.get(task)
         fresh = history is None
         action, _, self._history[task] = act(
-            self.world,
+            self._ready,
             jnp.array([self._numbers[task]]),
             empty_history(self.world, 1, 1, context) if fresh else history,
             self._as_batch(seen, spec),

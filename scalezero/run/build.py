@@ -16,6 +16,7 @@ from scalezero.agent.world import World, world
 from scalezero.config import Config, ConfigError
 from scalezero.data.replay import Replay
 from scalezero.envs.spec import Continuous, Task
+from scalezero.run.precision import precision_of
 
 
 def tasks_of(config: Config) -> tuple[Task, ...]:
@@ -43,7 +44,8 @@ def keys_of(config: Config) -> Keys:
 
 def world_of(config: Config, stage: int = 0) -> World:
     """A fresh world model, from the config's seed, with the adapters of `stage`."""
-    make = eqx.filter_jit(lambda key: world(config, table_of(config), key=key))
+    precision = precision_of(config.model)
+    make = eqx.filter_jit(lambda key: world(config, table_of(config), precision=precision, key=key))
     fresh = make(keys_of(config).world)
     if fresh.reader is not None and config.text.encoder == "minilm-finetuned":
         from scalezero.run.sentences import pretrained

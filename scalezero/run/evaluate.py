@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalezero.agent.act import act, empty_history
+from scalezero.agent.act import act, empty_history, ready
 from scalezero.agent.world import World
 from scalezero.config import Config
 from scalezero.envs.pool import Pool
@@ -60,7 +60,7 @@ def evaluation_of(tasks: Sequence[Task], record: Mapping[str, Any]) -> Evaluatio
 
 
 class Evaluator:
-    """Environments of their own, and the way to play whole episodes in them.
+    """Environments of their own, made when they are first needed, and whole episodes in them.
 
     Every environment plays a fixed number of episodes and the first ones count, so that short
     episodes are not favoured.
@@ -75,7 +75,7 @@ class Evaluator:
         *,
         seed: int,
     ) -> None:
-        """Make the environments.
+        """Say which environments; a run starts without waiting for them.
 
         Args:
             tasks: Which to play, in slot order.
@@ -88,8 +88,9 @@ class Evaluator:
         self.task = jnp.asarray(numbers, jnp.int32)
         self.config = config
         self.rows = rows_of(config)  # as in training, so that nothing is compiled again
-        self.pool = Pool(self.tasks, self.rows, seed=seed, training=False, read=texts.read)
+        self.seed = seed
         self.texts = texts
+        self.pool: Pool | None = None
 
     def play(
         self,
@@ -107,15 +108,19 @@ class Evaluator:
             key: Consumed.
             between: Called between decisions; may raise.
         """
+        world = ready(world)
         quota = episodes // self.rows + (np.arange(self.rows) < episodes % self.rows)
         slots = len(self.tasks)
         history = empty_history(world, slots, self.rows, self.config.search.context)
-        steps = self.pool.reset()
+        pool = self.pool = self.pool or Pool(
+            self.tasks, self.rows, seed=self.seed, training=False, read=self.texts.read
+        )
+        steps = pool.reset()
         first = np.ones((slots, self.rows), bool)
         score = np.zeros((slots, self.rows))
         returns: list[list[list[float]]] = [[[] for _ in quota] for _ in self.tasks]
         done = np.zeros((slots, self.rows), int)
-        turn, before = 0, self.pool.counts()
+        turn, before = 0, pool.counts()
         while np.any(done < quota):
             between()
             action, _, history = act(
@@ -129,9 +134,9 @@ class Evaluator:
                 jnp.zeros(()),
                 key=jax.random.fold_in(key, turn),
             )
-            self.pool.send(np.asarray(action))
+            pool.send(np.asarray(action))
             over = ending_of(steps) != GOES_ON
-            steps = self.pool.recv()
+            steps = pool.recv()
             score = np.where(over, 0.0, score) + steps.score
             first, turn = over, turn + 1
             for slot, row in np.argwhere(ending_of(steps) != GOES_ON):
@@ -139,14 +144,15 @@ class Evaluator:
                     returns[slot][row].append(float(score[slot, row]))
                     done[slot, row] += 1
         flat = lambda rows: tuple(value for row in rows for value in row)
-        counted = Counter(self.pool.counts())
+        counted = Counter(pool.counts())
         counted.subtract(before)
         dropped = {name: n for name, n in counted.items() if n and name.endswith("/dropped")}
         return Evaluation(self.tasks, tuple(flat(rows) for rows in returns), dropped)
 
     def close(self) -> None:
-        """Stop the environments."""
-        self.pool.close()
+        """Stop the environments, if there are any yet."""
+        if self.pool is not None:
+            self.pool.close()
 
 
 def evaluate(

@@ -137,6 +137,10 @@ class RunFolder:
         """Every evaluation, with the return of every episode."""
         return self.path / "evaluations.json"
 
+    def evaluated(self) -> list[dict[str, Any]]:
+        """The evaluations written so far."""
+        return json.loads(self.evaluations.read_text()) if self.evaluations.exists() else []
+
     @property
     def checkpoints(self) -> Path:
         """What a run needs to go on."""

@@ -5,8 +5,10 @@ They are random, since what a model does with equal inputs says little: all go t
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
+from scalezero.agent.learner import Learner, compile_for
 from scalezero.agent.records import Batch, Observation
 from scalezero.agent.tasks import TaskTable
 from scalezero.config import Config
@@ -39,13 +41,25 @@ def batches(config: Config, *, key: PRNGKeyArray) -> tuple[Int[Array, "batch slo
         observation=jax.vmap(one)(jax.random.split(seen, count)),
         action=jax.random.uniform(acted, (*lead, transitions, table.action_width)),
         candidates=jax.random.uniform(tried, (*lead, learn.unroll, candidates, table.action_width)),
-        policy=jnp.full((*lead, learn.unroll, candidates), 1 / candidates),
+        policy=jnp.full((*lead, learn.unroll, candidates), 1 / candidates, jnp.float32),
         valid=jnp.ones((*lead, learn.unroll, candidates), bool),
         reward=jnp.zeros((*lead, transitions)),
         ending=jnp.zeros((*lead, transitions + 1), jnp.uint8),
         known=jnp.ones((*lead, transitions + 1), bool),
     )
     return jnp.broadcast_to(jnp.arange(table.tasks), lead[:2]), batch
+
+
+def compile_updates(
+    config: Config,
+    state: Learner,
+    library: Shaped[Array, "text content"],
+    rule: optax.GradientTransformation,
+) -> None:
+    """Compile the updates of a run, so that its first one need not; takes batches of zeros."""
+    shapes = jax.eval_shape(lambda: batches(config, key=jax.random.key(0)))
+    task, batch = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    compile_for(state, batch, task, library, config.learn, rule)
 
 
 def library_shape(config: Config) -> jax.ShapeDtypeStruct:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scalezero.agent.act import ready
 from scalezero.agent.curriculum import (
     advanced,
     curriculum,
@@ -25,6 +26,7 @@ from scalezero.agent.optimiser import optimiser
 from scalezero.config import Config
 from scalezero.data.mixture import Mixture
 from scalezero.envs.spec import Text
+from scalezero.run import inputs
 from scalezero.run.build import growth_of, keys_of, learner_of, replays_of, tasks_of
 from scalezero.run.check import moving, sizes_of
 from scalezero.run.checkpoint import Checkpoints, journals_of
@@ -65,7 +67,9 @@ class Run:
         self.began = time.monotonic()
         self.finished = False  # the last evaluation was made; a longer run has another one
         self.journals = journals_of(folder.replay, self.replays)
-        self.texts = Texts(config, self.tasks, folder.texts, self._say)
+        self.texts = Texts(
+            config, self.tasks, folder.texts, lambda why: self.note("texts", why=why)
+        )
         with ExitStack() as opened:  # what was opened is closed again if the rest fails
             keep = lambda thing: opened.enter_context(closing(thing))
             opened.enter_context(folder.lock())
@@ -86,7 +90,8 @@ class Run:
             )
             self._opened = opened.pop_all()
         self.recent = defaultdict(lambda: deque(maxlen=RECENT))
-        self.actor = self.state.world  # plans; behind `state.world` by the updates under way
+        self.actor = ready(self.state.world)  # plans; behind `state.world` by the updates under way
+        self.compiling: Future[None] | None = None
         self.learning: Future[tuple[Any, np.ndarray]] | None = None
         self.durations: deque[float] = deque(maxlen=TIMED)  # seconds of the latest updates
         self.taught = np.zeros(len(self.tasks), int)  # slots of each task in the latest batches
@@ -127,6 +132,9 @@ class Run:
         Returns:
             For each task with an episode that ended: the mean score of its last few.
         """
+        if self.compiling is None:  # beside the first decisions, so that no update waits for it
+            given = self.config, self.state, self.texts.contents(), self.rule
+            self.compiling = self.thread.submit(inputs.compile_updates, *given)
         ended = set()
         for episode in self.collector.turn(self.actor, self.turns, key=self.act_key):
             self.recent[episode.task].append(episode.score)
@@ -135,8 +143,8 @@ class Run:
         self.turns += 1
         due = self.config.learn.replay_ratio * (self.decisions - self.config.data.warmup_decisions)
         each = self.config.learn.updates_per_call
-        ready = all(replay.starts for replay in self.replays)
-        while ready and self.updates + each <= due:
+        begun = all(replay.starts for replay in self.replays)
+        while begun and self.updates + each <= due:
             self.learn(each)
         return {task: float(np.mean(self.recent[task])) for task in ended}
 
@@ -145,7 +153,7 @@ class Run:
         self.settle()
         key = jax.random.fold_in(self.evaluate_key, self.evaluations)
         result = self.evaluator.play(self.state.world, episodes, key=key, between=between)
-        lines = self.past_evaluations()
+        lines = self.folder.evaluated()[: self.evaluations]  # a killed start may have more
         lines.append(
             {
                 "decisions": self.decisions,
@@ -185,7 +193,7 @@ class Run:
         self.settle()
         before = self._sizes()
         self.state = grown(self.state, self.rule, growth_of(self.config, self.curriculum.stage))
-        self.actor = self.state.world
+        self.actor = ready(self.state.world)
         self.curriculum = advanced(self.curriculum, self.updates)
         said = f"stage {self.curriculum.stage} at update {self.updates:,}: {why}"
         self.note(
@@ -207,12 +215,6 @@ class Run:
         """Whether nothing is left to learn, and the run ends for it."""
         dps = self.config.dps
         return dps.on and all(self.curriculum.solved) and (dps.end or dps.freed == "stop")
-
-    def past_evaluations(self) -> list[dict[str, Any]]:
-        """Those that the run knows of; a start that was killed may have written more."""
-        if not self.folder.evaluations.exists():
-            return []
-        return json.loads(self.folder.evaluations.read_text())[: self.evaluations]
 
     def log(self) -> None:
         """Write a line of metrics: where the run stands, and means since the last line."""
@@ -273,9 +275,6 @@ class Run:
         for number, journal in enumerate(self.journals):
             journal.prune(name for shards in kept for name in shards[number])
 
-    def _say(self, message: str) -> None:
-        self.note("texts", why=message)
-
     def note(self, event: str, **more: Any) -> None:
         """Write a line of something that happens once."""
         line = {"event": event, "decisions": self.decisions, "updates": self.updates, **more}
@@ -296,13 +295,15 @@ class Run:
         slots = jnp.asarray(np.broadcast_to(task, (count, len(task))))
         batches = batch_of(sampled)
         self.settle()
-        self.actor = self.state.world
+        self.actor = ready(self.state.world)
         self.learning = self.thread.submit(
             self._updated, self.taught, self.state, batches, slots, self.texts.contents()
         )
         self.updates += count
 
     def _updated(self, taught: np.ndarray, *given: Any) -> tuple[Any, np.ndarray]:
+        if self.compiling is not None:
+            self.compiling.result()  # has ended in this same thread, or failed
         began = time.perf_counter()
         made = update_many(*given, self.config.learn, self.rule)
         jax.block_until_ready(made[1])

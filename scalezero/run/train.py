@@ -1,6 +1,5 @@
 """What happens, in which order, while a run trains?"""
 
-import json
 import time
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def train(config: Config, folder: RunFolder) -> Evaluation:
 
 def _train(run: Run) -> Evaluation:
     progress = Progress(run.tasks, run.config.run.decisions)
-    run.note("start")
+    run.note("start", precision=run.state.world.precision)
     try:
         with Stop() as stop, progress:
             if run.board.problem:
@@ -118,5 +117,4 @@ def result_of(config: Config, folder: RunFolder) -> Evaluation | None:
         checkpoints.close()
     if not notes.get("finished") or config.run.decisions > notes["until"]:
         return None
-    lines = json.loads(folder.evaluations.read_text())
-    return evaluation_of(tasks_of(config), lines[notes["evaluations"] - 1])
+    return evaluation_of(tasks_of(config), folder.evaluated()[notes["evaluations"] - 1])

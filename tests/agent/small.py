@@ -1,5 +1,7 @@
 """A small world of four tasks, and random experience for it: what the agent's tests share."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -73,7 +75,8 @@ def table(tasks=ALL) -> TaskTable:
 def small_world(tasks=ALL, *, settings=None, key, shake: float = 0.3) -> World:
     """A world whose heads say something: all that learns is moved by noise."""
     settings = config() if settings is None else settings
-    fresh = eqx.filter_jit(lambda key: world(settings, table(tasks), key=key))(key)
+    make = functools.partial(world, precision=settings.model.precision)
+    fresh = eqx.filter_jit(lambda key: make(settings, table(tasks), key=key))(key)
     rng = np.random.default_rng(0)
     params, rest = eqx.partition(fresh, learnt(fresh))
     noise = lambda leaf: shake * jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype)

@@ -17,6 +17,7 @@ class Weightless(eqx.Module):
     """What a world of tables shares between tasks."""
 
     backbone: tuple = ()
+    precision: str = eqx.field(static=True, default="float32")
 
 
 class Tabular(SlotWorld):

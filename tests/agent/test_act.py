@@ -1,10 +1,11 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
 
-from scalezero.agent.act import act, empty_history, remember
+from scalezero.agent.act import act, empty_history, ready, remember
 from scalezero.agent.records import History
 
 NUMBERS, ROWS = jnp.arange(4), 2
@@ -121,3 +122,19 @@ def test_memory_shifts_and_counts(world):
     expected = np.minimum(np.asarray(history.length) + 1, 2)
     expected[0, 0] = 1
     np.testing.assert_array_equal(later.length, expected)
+
+
+def test_a_world_of_float32_that_has_not_grown_is_ready(world):
+    assert ready(world) is world
+
+
+@pytest.mark.slow
+def test_a_ready_world_decides_the_same_and_stays_ready():
+    settings = small.config(model={"precision": "bfloat16"})
+    world = small.small_world(settings=settings, key=jax.random.key(0))
+    once = ready(world)
+    narrow = {leaf.dtype for leaf in jax.tree.leaves((once.backbone, once.image))}
+    assert jnp.dtype(jnp.bfloat16) in narrow
+    assert eqx.tree_equal(ready(once), once)
+    decisions = [decide(each, past(world, 1), seen(0), False) for each in (world, once)]
+    jax.tree.map(np.testing.assert_array_equal, *decisions)

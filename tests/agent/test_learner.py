@@ -6,7 +6,8 @@ import pytest
 import small
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from scalezero.agent.learner import learner, update, update_many
+from scalezero.agent import learner as module
+from scalezero.agent.learner import compile_for, learner, update, update_many
 from scalezero.agent.optimiser import optimiser
 from scalezero.agent.stages import trainable
 
@@ -140,3 +141,17 @@ def test_a_late_schedule_holds_the_rate_and_then_lets_it_fall():
     np.testing.assert_allclose(steps[:13], 0.5, atol=1e-5)
     np.testing.assert_allclose(steps[12:20], np.linspace(0.5, 0.5 / 8, 8), atol=1e-5)
     np.testing.assert_allclose(steps[20:], 0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_what_was_compiled_before_is_not_compiled_again(state, batch, monkeypatch):
+    traces = []
+    monkeypatch.setattr(module, "update", lambda *given: traces.append(0) or update(*given))
+    batches = jax.tree.map(lambda x: jnp.stack([x] * 5), batch)  # as many as nowhere else
+    fresh = learner(state.world, RULE)
+    given = batches, jnp.stack([NUMBERS] * 5), small.LIBRARY, SETTINGS, RULE
+    compile_for(fresh, *given)
+    assert len(traces) == 1
+    after, _ = update_many(fresh, *given)  # `fresh` was left alone
+    assert len(traces) == 1
+    assert after.updates == 5

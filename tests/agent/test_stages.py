@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import small
 
-from scalezero.agent.act import act
+from scalezero.agent.act import act, ready
 from scalezero.agent.learner import grown, learner, update
 from scalezero.agent.optimiser import optimiser
 from scalezero.agent.stages import grow, learnt, merge, stage, trainable, with_dropout
@@ -253,3 +253,12 @@ def test_a_hidden_input_is_made_up_for_by_the_others(keys):
     drops = jax.vmap(lambda key: dropped(layer, key=key)(x))(jax.random.split(next(keys), 4000))
     np.testing.assert_allclose(drops.mean(axis=0), layer(x), atol=0.02)
     assert drops.std(axis=0).min() > 0.01
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_growing_compiles_no_search_anew(precision):
+    settings = small.config(model={"precision": precision})
+    world = small.small_world(settings=settings, key=jax.random.key(0))
+    kinds = lambda world: jax.tree.map(lambda x: (x.shape, str(x.dtype)), arrays(world))
+    arrays = lambda world: eqx.filter(eqx.filter_eval_shape(ready, world), eqx.is_array_like)
+    assert kinds(at_stage(world, 2)) == kinds(at_stage(world, 1)) == kinds(world)

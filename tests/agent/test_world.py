@@ -159,13 +159,13 @@ def test_values_and_rewards_start_at_zero_and_policies_nearly_uniform(batch):
 
 @pytest.mark.slow
 def test_bfloat16_stays_within_3_hundredths_of_float32(world, batch):
-    """Of the largest feature; the backbone alone is narrow, so latents are the same."""
+    """Of the largest entry. Encoders of vectors are not narrow, so their latents are the same."""
     wide = look(world, jnp.array(NUMBERS), batch)
     settings = small.config(model={"precision": "bfloat16"})
     narrow = small.small_world(settings=settings, key=jax.random.key(0))
     said = look(narrow, jnp.array(NUMBERS), batch)
-    np.testing.assert_array_equal(said["latent"], wide["latent"])
-    for name in ("at_latent", "at_action"):
+    np.testing.assert_array_equal(said["latent"][:3], wide["latent"][:3])
+    for name in ("latent", "at_latent", "at_action"):
         assert said[name].dtype == jnp.float32
         error = np.abs(said[name] - wide[name]).max() / np.abs(wide[name]).max()
         assert 0 < error < 0.03

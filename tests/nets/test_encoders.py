@@ -49,6 +49,25 @@ def test_a_residual_network_takes_pictures_of_any_size(side):
     assert shape == (OUT,)
 
 
+def test_the_class_alone_is_what_a_whole_last_block_says_of_it(keys):
+    block = vit(
+        SHAPE, OUT, patch=PATCH, embed=8, depth=1, heads=2, hidden=8, key=next(keys)
+    ).blocks[0]
+    x = jax.random.normal(next(keys), (5, 8))
+    np.testing.assert_allclose(block(x, 1)[0], block(x, 5)[0], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_computing_a_vision_transformer_anew_changes_no_gradient(pictures):
+    def pull(rematerialise):
+        size = {"patch": PATCH, "embed": 8, "depth": 2, "heads": 2, "hidden": 8}
+        net = vit(SHAPE, OUT, **size, rematerialise=rematerialise, key=jax.random.key(0))
+        return eqx.filter_grad(lambda net: jnp.sum(jnp.sin(jax.vmap(net)(pictures))))(net)
+
+    near = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4)
+    jax.tree.map(near, jax.tree.leaves(pull(False)), jax.tree.leaves(pull(True)))
+
+
 def test_places_of_a_picture_differ(pictures):
     """The same patches in another order are another picture."""
     picture = pictures[0]

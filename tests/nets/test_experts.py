@@ -10,6 +10,7 @@ from scalezero.nets import experts as module
 from scalezero.nets import grouped
 from scalezero.nets.experts import Experts, experts
 from scalezero.nets.grouped import capacities, tile_of
+from scalezero.nets.linear import narrowed
 
 EMBED, HIDDEN, COUNT, TOKENS = 8, 6, 4, 24
 EVEN = np.arange(TOKENS) % COUNT
@@ -38,10 +39,19 @@ def tokens(load) -> jax.Array:
 WAYS = {
     "dense": grouped.dense,
     "bucketed": grouped.bucketed,
-    "adaptive": grouped.adaptive,
+    "buckets alone": grouped.bucketed,
+    "buckets of rows": grouped.bucketed,
     "tiled": grouped.tiled,
     "wide tiles": grouped.tiled,
 }
+
+
+def patched(way: str, patch: pytest.MonkeyPatch) -> None:
+    """Make the sizes that select between ways small enough for a few tokens to tell them apart."""
+    patch.setattr(grouped, "TILES", (8, 8) if way == "wide tiles" else (2, 2))
+    patch.setattr(grouped, "WEIGHTS_ALONE", 2)
+    patch.setattr(grouped, "ROOMY", 99 if "buckets" in way else grouped.ROOMY)
+    patch.setattr(grouped, "COLUMNS", 0 if way == "buckets of rows" else grouped.COLUMNS)
 
 
 @eqx.filter_jit
@@ -54,7 +64,7 @@ def learn(layer, x, way: str):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "routed", WAYS[way])
-        patch.setattr(grouped, "TILES", (8, 8) if way == "wide tiles" else (2, 2))
+        patched(way, patch)
         gradients, (y, chosen) = eqx.filter_grad(loss, has_aux=True)((layer, x))
     return y, chosen, gradients
 
@@ -81,7 +91,7 @@ def near(a, b) -> None:
     jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, atol=2e-5, rtol=1e-4), a, b)
 
 
-@pytest.mark.parametrize("way", ["bucketed", "adaptive", "tiled", "wide tiles"])
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "dense"])
 @pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize(("kind", "picks"), [("trained", 1), ("trained", 2), ("paper", 2)])
 def test_every_way_gives_the_same_and_learns_the_same(kind, picks, load, way):
@@ -112,21 +122,27 @@ def test_every_way_learns_what_a_loop_over_tokens_learns(way):
     near(pull, eqx.filter_grad(loss)(both))
 
 
-@pytest.mark.parametrize("way", ["adaptive", "tiled"])
-def test_gradients_of_tiles_in_bfloat16_are_summed_in_float32(way):
-    half = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)
-    model = layer("trained", 1).routed
-    weights = half((model.gate.weight, model.up.weight, model.out.weight))
-    x = half(jax.random.normal(jax.random.key(1), (2048, EMBED)))
-    chosen, share = jnp.zeros((2048, 1), jnp.int32), jnp.ones((2048, 1), jnp.bfloat16)
+@pytest.mark.parametrize(
+    "load", [np.arange(2048) % COUNT, np.zeros(2048, int)], ids=["even", "one"]
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_gradients_of_narrow_experts_are_summed_in_float32(way, load):
+    model = narrowed(layer("trained", 1).routed, "bfloat16")
+    weights = model.gate.weight, model.up.weight, model.out.weight
+    x = jax.random.normal(jax.random.key(1), (2048, EMBED))
+    chosen, share = jnp.asarray(load[:, None], jnp.int32), jnp.ones((2048, 1))
 
-    def pull(way, weights, x, share):
-        loss = lambda weights: jnp.sum(way(weights, x, chosen, share).astype(jnp.float32))
-        return jax.grad(loss)(weights)
+    def pull(way, weights):
+        loss = lambda weights, x: jnp.sum(way(weights, x, chosen, share))
+        slopes, slope_x = jax.grad(loss, argnums=(0, 1))(weights, x)
+        return *slopes, slope_x
 
     wide = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
-    exact = pull(grouped.dense, *wide((weights, x, share)))
-    for mine, true in zip(wide(pull(WAYS[way], weights, x, share)), exact, strict=True):
+    exact = pull(grouped.dense, wide(weights))
+    with pytest.MonkeyPatch.context() as patch:
+        patched(way, patch)
+        narrow = pull(WAYS[way], weights)
+    for mine, true in zip(wide(narrow), exact, strict=True):
         scale = np.abs(true).max()
         np.testing.assert_allclose(mine / scale, true / scale, atol=0.02)
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from scalezero.nets.attention import Ring, rotate
+from scalezero.nets.linear import narrowed
 from scalezero.nets.transformer import Cache, Transformer, transformer
 
 WINDOW, TOKENS, EMBED, LAYERS, HEADS = 5, 13, 16, 2, 2
@@ -159,10 +160,25 @@ def test_turning_keeps_lengths_and_the_first_token(keys):
     np.testing.assert_array_equal(turned[0], x[0])
 
 
-def test_a_backbone_in_bfloat16_gives_bfloat16(tokens):
-    cast = lambda x: x.astype(jnp.bfloat16) if eqx.is_inexact_array(x) else x
-    narrow = jax.tree.map(cast, backbone(3))
-    features, cache = sequence(narrow, tokens.astype(jnp.bfloat16), START)
-    stepped = walk(narrow, tokens[:, :2].astype(jnp.bfloat16), cache)
-    kinds = {x.dtype for x in (features, stepped, *jax.tree.leaves(cache.rings))}
-    assert kinds == {jnp.dtype(jnp.bfloat16)}
+def test_a_narrow_backbone_keeps_narrow_keys_and_values_and_gives_float32(tokens):
+    narrow = narrowed(backbone(3), "bfloat16")
+    features, cache = sequence(narrow, tokens, START)
+    stepped = walk(narrow, tokens[:, :2], cache)
+    assert {x.dtype for x in jax.tree.leaves(cache.rings)} == {jnp.dtype(jnp.bfloat16)}
+    assert features.dtype == stepped.dtype == jnp.float32
+
+
+@pytest.mark.slow
+def test_computing_blocks_anew_changes_no_gradient(model, tokens):
+    starts = jnp.zeros(ROWS, jnp.int32)
+
+    def pull(rematerialise):
+        kept = Transformer(model.blocks, model.last, rematerialise)
+        loss = lambda m: jnp.sum(jnp.sin(m.sequence(tokens, starts)[0]))
+        params, rest = eqx.partition(kept, eqx.is_inexact_array)
+        gradient = jax.jit(jax.grad(lambda params: loss(eqx.combine(params, rest))))
+        return jax.tree.leaves(gradient(params)), str(gradient.trace(params).jaxpr)
+
+    (kept, plain), (anew, traced) = pull(False), pull(True)
+    assert traced.count("remat") == LAYERS > plain.count("remat")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), kept, anew)

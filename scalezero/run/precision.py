@@ -1,0 +1,29 @@
+"""In which type does this machine make the backbone's matrix products best?"""
+
+import functools
+from pathlib import Path
+
+import jax
+
+from scalezero.config import ModelSettings
+
+WIDE = 128  # embeddings from which on a CPU's units for bfloat16 are worth the conversions
+
+
+def precision_of(size: ModelSettings) -> str:
+    """The type of the operands of the backbone's matrix products in a run on this machine.
+
+    Their sums are float32, and so is all that is not such a product: attention of pictures and of
+    single tokens, routers, and whatever stands between products.
+    """
+    if size.precision != "auto":
+        return size.precision
+    narrow = jax.default_backend() != "cpu" or (size.embed >= WIDE and multiplies_bfloat16())
+    return "bfloat16" if narrow else "float32"
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has units for matrix products of bfloat16 (Intel's AMX)."""
+    told = Path("/proc/cpuinfo")
+    return told.exists() and "amx_bf16" in told.read_text().split()
