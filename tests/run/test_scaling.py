@@ -39,10 +39,12 @@ def turns(run: Run, count: int) -> None:
     run.settle()
 
 
-@pytest.fixture(scope="module", params=["share", "stop"])
+@pytest.fixture(scope="module", params=["share", "stop in bfloat16"])
 def grown_run(request, tmp_path_factory):
     """A run at stage 1 with its first task solved, which then saved and learnt on."""
-    config = tiny(dps=GROWING | {"freed": request.param})
+    freed, _, narrow = request.param.partition(" in ")
+    model = SETTINGS["model"] | {"precision": narrow or "float32"}
+    config = tiny(dps=GROWING | {"freed": freed}, model=model)
     run = Run(config, RunFolder.open(tmp_path_factory.mktemp("runs") / "r", config))
     turns(run, 24)
     assert run.grow() == ()  # nothing is solved, and no stage has lasted long enough
