@@ -265,7 +265,7 @@ def world(config: Config, tasks: TaskTable, *, precision: str, key: PRNGKeyArray
     Args:
         config: Of the run.
         tasks: What it must know of the run's tasks.
-        precision: The type of the operands of the backbone's matrix products.
+        precision: What matrix products of backbone and vision transformer multiply.
         key: Consumed.
     """
     size, reading = config.model, config.text

@@ -1,4 +1,4 @@
-"""In which type does this machine make the backbone's matrix products best?"""
+"""In which type does this machine make large matrix products best?"""
 
 import functools
 from pathlib import Path
@@ -11,7 +11,7 @@ WIDE = 128  # embeddings from which on a CPU's units for bfloat16 are worth the 
 
 
 def precision_of(size: ModelSettings) -> str:
-    """The type of the operands of the backbone's matrix products in a run on this machine.
+    """What matrix products of backbone and vision transformer multiply on this machine.
 
     Their sums are float32, and so is all that is not such a product: attention of pictures and of
     single tokens, routers, and whatever stands between products.
