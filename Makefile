@@ -6,7 +6,9 @@ LESS = $(shell command -v gcc >/dev/null 2>&1 || echo --no-install-package jeric
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
-.PHONY: help setup quickstart test test-fast lint
+LAWS = tests/agent/test_act.py tests/agent/test_stages.py tests/run/test_resume.py
+
+.PHONY: help setup quickstart test test-fast test-as-compiled lint
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -27,6 +29,9 @@ test: setup  ## run the whole suite
 
 test-fast: setup  ## run the suite without the slow tests
 	.venv/bin/pytest -n 2 --dist loadfile -m "not slow"
+
+test-as-compiled: setup  ## run laws of single bits once more, as optimised as users run them
+	XLA_FLAGS= .venv/bin/pytest -n 2 $(LAWS)
 
 lint: setup  ## format check, lint and types
 	.venv/bin/ruff format --check .

@@ -51,8 +51,8 @@ AXES: dict[str, str] = {
     "pick": "experts that one token is sent to",
     "pair": "tokens, once for each expert that they are sent to",
     "bucket": "places for the tokens of one expert, as many for each",
-    "tile": "tokens that an expert is given at once",
     "laid": "places of tokens sorted by expert, in whole tiles",
+    "lined": "places of tokens sorted by expert, and as many empty ones",
     "vocabulary": "sets of discrete actions that mean the same in several tasks",
     "patch": "patches of a picture, and the class token",
     # what a text holds

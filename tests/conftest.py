@@ -1,7 +1,12 @@
 import gc
+import os
 
 import jax
 import pytest
+
+# LLVM's optimiser is not what is tested, and half of the time would go to it. XLA's own passes run
+# as ever. CI runs some laws of single bits as users compile too: `make test-as-compiled`.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,9 +1,11 @@
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+from scalezero import __main__ as command_line
 from scalezero import configure
 from scalezero.cli import main
 
@@ -33,6 +35,31 @@ def test_help_needs_no_jax():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("says", "given", "again"),
+    [
+        ("always [madvise] never", {}, True),
+        ("[always] madvise never", {}, False),
+        ("always [madvise] never", {"GLIBC_TUNABLES": ""}, False),
+        (None, {}, False),
+    ],
+)
+def test_huge_pages_are_asked_for_where_that_helps(says, given, again, tmp_path, monkeypatch):
+    setting, begun = tmp_path / "enabled", []
+    if says:
+        setting.write_text(says)
+    environ = dict(given)
+    monkeypatch.setattr(os, "environ", environ)
+    monkeypatch.setattr(os, "execv", lambda path, words: begun.append(words))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "scalezero", "doctor"])
+    monkeypatch.setattr(command_line, "HUGE_PAGES", setting)
+    monkeypatch.setattr("scalezero.cli.main", lambda: 7)
+    assert command_line.command() == 7
+    assert begun == ([[sys.executable, "-m", "scalezero", "doctor"]] if again else [])
+    assert ("hugetlb" in environ.get("GLIBC_TUNABLES", "")) == again
 
 
 def test_help_documents_every_setting(capsys):

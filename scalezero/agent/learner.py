@@ -84,7 +84,8 @@ def update_many(
     `state`, only the world may be used afterwards (an actor may still plan with it); the memory of
     the rest is given to the new state.
     """
-    return _update_many(*_given(state, batches, task, library), settings, rule)
+    rest, world, metrics = _update_many(*_given(state, batches, task, library), settings, rule)
+    return _with_world(rest, world), metrics
 
 
 def compile_for(
@@ -103,8 +104,11 @@ def _given(
     state: Learner, batches: Batch, task: Array, library: Array
 ) -> tuple[tuple[World, Batch, Array, Array], Learner]:
     """What an update keeps, and what it may write over."""
-    rest = eqx.tree_at(lambda s: s.world, state, None)
-    return (state.world, batches, task, library), rest
+    return (state.world, batches, task, library), _with_world(state, None)
+
+
+def _with_world(state: Learner, world: World | None) -> Learner:
+    return eqx.tree_at(lambda s: s.world, state, world, is_leaf=lambda x: x is None)
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -113,10 +117,11 @@ def _update_many(
     rest: Learner,
     settings: LearnSettings,
     rule: optax.GradientTransformation,
-) -> tuple[Learner, Metrics]:
+) -> tuple[Learner, World, Metrics]:
+    # What is given comes back first: memory goes to the first result of its shape, and would have
+    # to be copied before it is written over as something else.
     world, batches, task, library = kept
-    state = eqx.tree_at(lambda s: s.world, rest, world, is_leaf=lambda x: x is None)
-    arrays, static = eqx.partition(state, eqx.is_array)
+    arrays, static = eqx.partition(_with_world(rest, world), eqx.is_array)
 
     def body(arrays, each):
         state, metrics = update(eqx.combine(arrays, static), *each, library, settings, rule)
@@ -126,4 +131,6 @@ def _update_many(
     finite = jnp.isfinite(metrics["loss/total"]).astype(jnp.int32)
     sound = jnp.sum(jnp.cumprod(finite, axis=0), axis=0)
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
-    return eqx.combine(arrays, static), mean | {"sound": sound.astype(jnp.float32)}
+    state = eqx.combine(arrays, static)
+    metrics = mean | {"sound": sound.astype(jnp.float32)}
+    return _with_world(state, None), state.world, metrics

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scalezero.nets import experts
-from scalezero.nets.grouped import Weights
+from scalezero.nets.swiglu import Weights
 
 
 @dataclass(frozen=True)

@@ -29,14 +29,15 @@ class Ring(eqx.Module):
 
 
 def rotate(
-    x: Float[Array, "token head key"], position: Int[Array, " token"]
-) -> Float[Array, "token head key"]:
+    x: Float[Array, "*axes token head key"], position: Int[Array, " token"]
+) -> Float[Array, "*axes token head key"]:
     """`x` with each pair of entries turned by an angle proportional to the token's position."""
     half = x.shape[-1] // 2
     frequency = ROTARY_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle = (position.astype(jnp.float32)[:, None] * frequency[None, :])[:, None, :]
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
     left, right = x[..., :half], x[..., half:]
+    wave = lambda of: jnp.broadcast_to(of(angle).astype(x.dtype), left.shape)
+    cos, sin = wave(jnp.cos), wave(jnp.sin)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
 
 
@@ -79,34 +80,37 @@ class Attention(eqx.Module):
     window: int = eqx.field(static=True)
 
     def _split(
-        self, layer: Linear, x: Float[Array, "token embed"]
-    ) -> Float[Array, "token head key"]:
-        return jax.vmap(layer)(x).reshape(len(x), self.heads, -1)
+        self, layer: Linear, x: Float[Array, "*axes embed"]
+    ) -> Float[Array, "*axes head key"]:
+        return layer(x).reshape(*x.shape[:-1], self.heads, -1)
 
-    def _remember(self, x: Float[Array, "token embed"], position: Int[Array, " token"]) -> Ring:
+    def _remember(
+        self, x: Float[Array, "*axes token embed"], position: Int[Array, " token"]
+    ) -> Ring:
         key, value = rotate(self._split(self.key, x), position), self._split(self.value, x)
         return Ring(key.astype(self.key.weight.dtype), value.astype(self.value.weight.dtype))
 
     def _ask(
-        self, x: Float[Array, "token embed"], position: Int[Array, " token"]
-    ) -> Float[Array, "token head key"]:
+        self, x: Float[Array, "*axes token embed"], position: Int[Array, " token"]
+    ) -> Float[Array, "*axes token head key"]:
         return rotate(self._split(self.query, x), position)
 
-    def sequence(
-        self, x: Float[Array, "token embed"], start: Int[Array, ""], every: int = 1
-    ) -> tuple[Float[Array, "asking embed"], Ring]:
-        """Attend within one sequence, whose tokens before `start` are padding.
+    def sequences(
+        self, x: Float[Array, "row token embed"], start: Int[Array, " row"], every: int = 1
+    ) -> tuple[Float[Array, "row asking embed"], Ring]:
+        """Attend within each sequence, whose tokens before `start` are padding.
 
         Returns the tokens' keys and values too, which `ring` takes. With `every` = 2, every other
         token attends, the first one included.
         """
-        position = jnp.arange(len(x))
+        position = jnp.arange(x.shape[1])
         asking = position[::every]
-        query, fresh = self._ask(x[::every], asking), self._remember(x, position)
+        query, fresh = self._ask(x[:, ::every], asking), self._remember(x, position)
         age = asking[:, None] - position[None, :]
-        visible = (age >= 0) & (age < self.window) & (position >= start)[None, :]
-        y = mix(query, fresh.key, fresh.value, visible).reshape(len(asking), -1)
-        return jax.vmap(self.out)(y), fresh
+        near = (age >= 0) & (age < self.window)
+        visible = near[None] & (position[None] >= start[:, None])[:, None]
+        y = jax.vmap(mix)(query, fresh.key, fresh.value, visible)
+        return self.out(y.reshape(*y.shape[:2], -1)), fresh
 
     def ring(self, past: Ring, tokens: int) -> Ring:
         """The ring after the first `tokens` of the keys and values of a sequence."""

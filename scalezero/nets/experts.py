@@ -65,7 +65,7 @@ class Experts(eqx.Module):
         else:
             best, chosen = jax.lax.top_k(logits, self.picks)
             weight = jax.nn.softmax(best)
-        y = jax.vmap(self.shared)(x)
+        y = self.shared(x)
         each = self.routed
         weights = each.gate.matrix, each.up.matrix, each.out.matrix
         y = y + routed(weights, x, chosen, weight)

@@ -1,35 +1,28 @@
-"""SwiGLU experts over routed tokens: the same sums in three ways, of which the sizes decide.
+"""SwiGLU experts over routed tokens: the same sums in four ways, of which the sizes decide.
 
-No token is ever dropped, and the cost follows the routing; when all tokens go to one expert it is
-that of one dense layer. Products take operands of the weights' type and give float32, and so is
-all that stands between them. Figures behind the choices: docs/performance.md.
+No token is ever dropped, and the cost follows the routing. Figures behind the choices:
+docs/performance.md.
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from scalezero.nets.products import outer, product
+from scalezero.nets.swiglu import Weights, by_expert, slopes, swiglu
+from scalezero.nets.tiles import in_tiles
+from scalezero.nets.turns import in_turns, in_turns_backward
 
 SMALL = 1 << 18  # multiply-adds of all experts for a token; up to this, products take no time
 FEW = 128  # tokens for which small experts are all computed, which beats sorting, on a CPU
 FEW_ELSEWHERE = 512
 MANY = 1_536  # tokens that no cache holds with what experts make of them
 CACHED = 1 << 18  # multiply-adds of one narrow expert for a token; up to this, tiles pay for it too
-ROOMY = 3  # times an even load that a bucket holds at most on a CPU; worse loads go to tiles
+ROOMY = 1.5  # times an even load that a bucket holds at most on a CPU; worse loads take turns
 WEIGHTS_ALONE = 64  # tokens of a bucket up to which only the reading of weights counts
 COLUMNS = 128  # tokens of a bucket that are fewer than these stand in columns
-TILES = (32, 256)  # fewest and most tokens of a tile
-
-type Weights = tuple[
-    Float[Array, "expert hidden embed"],
-    Float[Array, "expert hidden embed"],
-    Float[Array, "expert embed hidden"],
-]  # of gate, up and out
 
 
 def routed(
@@ -80,7 +73,7 @@ def bucketed(
 ) -> Float[Array, "token embed"]:
     """Tokens in one bucket for each expert, of the smallest compiled size that loses none.
 
-    On a CPU loads too uneven for the smallest sizes go through tiles instead.
+    On a CPU experts take turns instead where loads are too uneven for the smallest sizes.
     """
     spread = jnp.repeat(x, chosen.shape[1], axis=0)
     return _summed(_in_buckets(spread, chosen.reshape(-1), weights), share)
@@ -92,9 +85,9 @@ def tiled(
     chosen: Int[Array, "token pick"],
     share: Float[Array, "token pick"],
 ) -> Float[Array, "token embed"]:
-    """Tokens sorted by expert, and then tile by tile: what a tile needs stays in a core's cache."""
+    """Tokens sorted by expert, and then tile by tile."""
     spread = jnp.repeat(x, chosen.shape[1], axis=0)
-    return _summed(_in_tiles(spread, chosen.reshape(-1), weights), share)
+    return _summed(in_tiles(spread, chosen.reshape(-1), weights), share)
 
 
 def capacities(pairs: int, count: int) -> tuple[int, ...]:
@@ -108,26 +101,6 @@ def capacities(pairs: int, count: int) -> tuple[int, ...]:
         sizes.append(size)
         size *= 2
     return (*sizes, pairs)
-
-
-def tile_of(pairs: int, count: int) -> int:
-    """Tokens of a tile: a power of two, so that few tiles are nearly empty."""
-    fewest, most = TILES
-    side = fewest
-    while side < most and 8 * side * count <= pairs:
-        side *= 2
-    return side
-
-
-def _ranked(
-    owner: Int[Array, " pair"], count: int
-) -> tuple[Int[Array, " expert"], Int[Array, " pair"]]:
-    """How many tokens each expert has, and the place of each token among its expert's."""
-    load = jnp.sum(jax.nn.one_hot(owner, count, dtype=jnp.int32), axis=0)
-    order = jnp.argsort(owner, stable=True)
-    begin = (jnp.cumsum(load) - load).astype(jnp.int32)
-    sorted_rank = jnp.arange(len(owner), dtype=jnp.int32) - begin[owner[order]]
-    return load, jnp.zeros(len(owner), jnp.int32).at[order].set(sorted_rank)
 
 
 def _product(axes: str, weight: Array, x: Array) -> Float[Array, "..."]:
@@ -164,13 +137,11 @@ def _buckets(
     """Few tokens stand in columns: times a large matrix they are fastest that way round."""
     gate, up, out = weights
     bucket = _filled(capacity, x, owner, rank, gate)
-    if capacity < COLUMNS:
-        column = lambda weight: _product("ehd,ecd->ehc", weight, bucket)
-        done = _product("edh,ehc->edc", out, jax.nn.silu(column(gate)) * column(up))
-        return done.at[owner, :, rank].get(mode="fill", fill_value=0)
-    row = lambda weight: _product("ehd,ecd->ech", weight, bucket)
-    done = _product("edh,ech->ecd", out, jax.nn.silu(row(gate)) * row(up))
-    return done.at[owner, rank].get(mode="fill", fill_value=0)
+    if capacity >= COLUMNS:
+        return swiglu(weights, bucket).at[owner, rank].get(mode="fill", fill_value=0)
+    column = lambda weight: _product("ehd,ecd->ehc", weight, bucket)
+    done = _product("edh,ehc->edc", out, jax.nn.silu(column(gate)) * column(up))
+    return done.at[owner, :, rank].get(mode="fill", fill_value=0)
 
 
 def _buckets_backward(
@@ -181,135 +152,30 @@ def _buckets_backward(
     weights: Weights,
     slope: Float[Array, "pair embed"],
 ) -> tuple[Float[Array, "pair embed"], Weights]:
-    """The derivatives of `_buckets` by tokens and weights; what lies between is computed anew."""
-    gate, up, out = weights
-    bucket = _filled(capacity, x, owner, rank, gate)
-    back = _filled(capacity, slope, owner, rank, gate)
-    row = lambda weight: _product("ehd,ecd->ech", weight, bucket)
-    inner, factor = row(gate), row(up)
-    active, pull = jax.vjp(jax.nn.silu, inner)
-    hidden_slope = _product("edh,ecd->ech", out, back)
-    (gate_slope,) = pull(hidden_slope * factor)
-    up_slope = hidden_slope * active
-    slope_x = _product("ehd,ech->ecd", gate, gate_slope) + _product("ehd,ech->ecd", up, up_slope)
-    slopes = (
-        outer(gate_slope.astype(gate.dtype), bucket),
-        outer(up_slope.astype(gate.dtype), bucket),
-        outer(back, (active * factor).astype(gate.dtype)),
-    )
-    return slope_x.at[owner, rank].get(mode="fill", fill_value=0).astype(x.dtype), slopes
-
-
-class _Laid(NamedTuple):
-    """Where tokens stand that are sorted by expert, in whole tiles."""
-
-    side: int  # tokens of a tile
-    room: int  # places, however the tokens are spread
-    start: Int[Array, " expert"]
-    tiles: Int[Array, " expert"]
-    place: Int[Array, " pair"]
-
-    def lay(self, x: Float[Array, "pair embed"]) -> Float[Array, "laid embed"]:
-        """The tokens in their places, zeros elsewhere."""
-        return jnp.zeros((self.room, x.shape[-1]), x.dtype).at[self.place].set(x)
-
-
-def _laid(owner: Int[Array, " pair"], count: int) -> _Laid:
-    side = tile_of(len(owner), count)
-    load, rank = _ranked(owner, count)
-    tiles = -(-load // side)
-    start = side * (jnp.cumsum(tiles) - tiles).astype(jnp.int32)
-    return _Laid(side, (len(owner) // side + count) * side, start, tiles, start[owner] + rank)
-
-
-def _in_tiles(
-    x: Float[Array, "pair embed"], owner: Int[Array, " pair"], weights: Weights
-) -> Float[Array, "pair embed"]:
-    at = _laid(owner, len(weights[0]))
-    return _tiles(at.side, at.lay(x), at.start, at.tiles, weights)[at.place]
-
-
-def _swiglu(
-    x: Float[Array, "tile embed"],
-    gate: Float[Array, "hidden embed"],
-    up: Float[Array, "hidden embed"],
-    out: Float[Array, "embed hidden"],
-) -> Float[Array, "tile embed"]:
-    return product(out, jax.nn.silu(product(gate, x)) * product(up, x))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tiles(
-    side: int,
-    x: Float[Array, "laid embed"],
-    start: Int[Array, " expert"],
-    tiles: Int[Array, " expert"],
-    weights: Weights,
-) -> Float[Array, "laid embed"]:
-    """What each expert makes of its tiles. Derived by hand: loops of unknown length have no vjp."""
-
-    def expert(y: Array, each: tuple[Array, ...]) -> tuple[Array, None]:
-        begin, count, *own = each
-
-        def tile(index: Array, y: Array) -> Array:
-            at = begin + side * index
-            done = _swiglu(jax.lax.dynamic_slice_in_dim(x, at, side), *own)
-            return jax.lax.dynamic_update_slice_in_dim(y, done, at, 0)
-
-        return jax.lax.fori_loop(0, count, tile, y), None
-
-    nothing = jnp.zeros(x.shape, jnp.float32)
-    return jax.lax.scan(expert, nothing, (start, tiles, *weights))[0]
-
-
-def _tiles_forward(side, x, start, tiles, weights):
-    return _tiles(side, x, start, tiles, weights), (x, start, tiles, weights)
-
-
-def _tiles_backward(side, kept, slope):
-    x, start, tiles, weights = kept
-
-    def expert(slope_x: Array, each: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
-        begin, count, *own = each
-
-        def tile(index: Array, slopes: tuple[Array, tuple[Array, ...]]):
-            slope_x, slope_own = slopes
-            at = begin + side * index
-            given = jax.lax.dynamic_slice_in_dim(x, at, side)
-            _, pull = jax.vjp(_swiglu, given, *own)  # what lies between is computed once more
-            back, *more = pull(jax.lax.dynamic_slice_in_dim(slope, at, side))
-            slope_x = jax.lax.dynamic_update_slice_in_dim(slope_x, back, at, 0)
-            return slope_x, tuple(
-                a + b.astype(a.dtype) for a, b in zip(slope_own, more, strict=True)
-            )
-
-        nothing = tuple(jnp.zeros(weight.shape, jnp.float32) for weight in own)
-        slope_x, slope_own = jax.lax.fori_loop(0, count, tile, (slope_x, nothing))
-        return slope_x, tuple(s.astype(w.dtype) for s, w in zip(slope_own, own, strict=True))
-
-    slope_x, slope_own = jax.lax.scan(expert, jnp.zeros_like(x), (start, tiles, *weights))
-    return slope_x, None, None, slope_own
-
-
-_tiles.defvjp(_tiles_forward, _tiles_backward)
+    """The derivatives of `_buckets` by tokens and weights."""
+    fill = lambda each: _filled(capacity, each, owner, rank, weights[0])
+    by_bucket, by_weights = slopes(weights, fill(x), fill(slope))
+    by_x = by_bucket.at[owner, rank].get(mode="fill", fill_value=0)
+    return by_x.astype(x.dtype), by_weights
 
 
 def _by_load(
-    owner: Int[Array, " pair"], count: int, bucket: Callable[..., Any], tiles: Callable[[], Any]
+    owner: Int[Array, " pair"], count: int, bucket: Callable[..., Any], turns: Callable[[], Any]
 ) -> Any:
     """`bucket(capacity, rank)` of the smallest size that holds the load.
 
-    On a CPU loads that need more than `ROOMY` times an even one are left to `tiles()`.
+    On a CPU loads that need more than `ROOMY` times an even one are left to `turns()`.
     """
-    load, rank = _ranked(owner, count)
+    at = by_expert(owner, count)
+    rank = at.rank(owner)
     sizes = capacities(len(owner), count)
     if jax.default_backend() == "cpu":
-        most = max(WEIGHTS_ALONE, ROOMY * len(owner) // count)
+        most = max(sizes[0], WEIGHTS_ALONE, ROOMY * len(owner) // count)
         sizes = tuple(size for size in sizes if size <= most)
     ways = [lambda size=size: bucket(size, rank) for size in sizes]
-    ways += [] if sizes[-1] == len(owner) else [tiles]
+    ways += [] if sizes[-1] == len(owner) else [turns]
     bounds = jnp.array(sizes[: len(ways) - 1], jnp.int32)
-    return jax.lax.switch(jnp.sum(jnp.max(load) > bounds), ways)
+    return jax.lax.switch(jnp.sum(jnp.max(at.load) > bounds), ways)
 
 
 @jax.custom_vjp
@@ -321,7 +187,7 @@ def _in_buckets(
         owner,
         len(weights[0]),
         lambda size, rank: _buckets(size, x, owner, rank, weights),
-        lambda: _in_tiles(x, owner, weights),
+        lambda: in_turns(x, owner, weights),
     )
 
 
@@ -331,15 +197,12 @@ def _in_buckets_forward(x, owner, weights):
 
 def _in_buckets_backward(kept, slope):
     x, owner, weights = kept
-
-    def tiles():
-        at = _laid(owner, len(weights[0]))
-        laid = at.lay(x), at.start, at.tiles, weights
-        slope_x, _, _, slope_weights = _tiles_backward(at.side, laid, at.lay(slope))
-        return slope_x[at.place], slope_weights
-
-    bucket = lambda size, rank: _buckets_backward(size, x, owner, rank, weights, slope)
-    slope_x, slope_weights = _by_load(owner, len(weights[0]), bucket, tiles)
+    slope_x, slope_weights = _by_load(
+        owner,
+        len(weights[0]),
+        lambda size, rank: _buckets_backward(size, x, owner, rank, weights, slope),
+        lambda: in_turns_backward(x, owner, weights, slope),
+    )
     return slope_x, None, slope_weights
 
 

@@ -49,7 +49,7 @@ class Adapter(eqx.Module):
     scale: float = eqx.field(static=True)
     dropout: float = eqx.field(static=True, default=0.0)  # share of the inputs, while it learns
 
-    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
+    def __call__(self, x: Float[Array, "*axes in"]) -> Float[Array, "*axes out"]:
         """The correction to add to the layer's output."""
         y = product(self.up, product(self.down, x))
         return strengthened(self.scale * y, self.alpha)
@@ -61,17 +61,17 @@ class Adapter(eqx.Module):
 
 
 class Linear(eqx.Module):
-    """An affine map of one vector; `jax.vmap` it over every other axis."""
+    """An affine map of vectors."""
 
     weight: Float[Array, "*axes out in"]
     bias: Float[Array, "*axes out"] | None
     alpha: Float[Array, "*axes"] | None = None  # the logit of α₀
     adapters: tuple[Adapter, ...] = ()
 
-    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
+    def __call__(self, x: Float[Array, "*axes in"]) -> Float[Array, "*axes out"]:
         """Apply the base map and every adapter grown so far."""
         y = strengthened(product(self.weight, x), self.alpha)
-        y = y if self.bias is None else y + self.bias
+        y = y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)
         return sum((adapter(x) for adapter in self.adapters), start=y)
 
     @property
@@ -167,12 +167,12 @@ def merged(layer: Linear) -> Linear:
 
 
 class Mlp(eqx.Module):
-    """Two linear layers with a GELU between, applied to one vector."""
+    """Two linear layers with a GELU between, applied to vectors."""
 
     first: Linear
     last: Linear
 
-    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
+    def __call__(self, x: Float[Array, "*axes in"]) -> Float[Array, "*axes out"]:
         """Apply both layers."""
         return self.last(jax.nn.gelu(self.first(x)))
 

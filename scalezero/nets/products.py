@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+BLOCK = 32  # tokens that are turned together
+
 
 def product(
     matrix: Float[Array, "out in"], x: Float[Array, "*axes in"]
@@ -11,19 +13,59 @@ def product(
     """`matrix` times each vector, which follows its type; the result is float32.
 
     A narrow product is rounded to the matrix's type first, and so is its cotangent: so all three
-    products of a gradient are narrow.
+    products of a gradient are narrow. On a CPU the one by the matrix is fast only if the vectors
+    come on axes of `x`, not of a `vmap`.
     """
-    # With vectors first, as XLA knows to make narrow products of many of them on a CPU.
-    axes = (((x.ndim - 1,), (1,)), ((), ()))
-    return jax.lax.dot_general(x.astype(matrix.dtype), matrix, axes).astype(jnp.float32)
+    x = x.astype(matrix.dtype)
+    if x.ndim == 1 or matrix.dtype == jnp.float32 or jax.default_backend() != "cpu":
+        return _times(x, matrix).astype(jnp.float32)
+    y = _of_many(matrix, x.reshape(-1, x.shape[-1]))
+    return y.reshape(*x.shape[:-1], -1).astype(jnp.float32)
+
+
+def _times(
+    x: Float[Array, "*axes in"], matrix: Float[Array, "out in"]
+) -> Float[Array, "*axes out"]:
+    """With vectors first, as XLA knows to make narrow products of many of them on a CPU."""
+    return jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())))
+
+
+@jax.custom_vjp
+def _of_many(
+    matrix: Float[Array, "out in"], x: Float[Array, "token in"]
+) -> Float[Array, "token out"]:
+    return _times(x, matrix)
+
+
+def _of_many_forward(matrix, x):
+    return _times(x, matrix), (matrix, x)
+
+
+def _of_many_backward(kept, slope):
+    matrix, x = kept
+    return outer(slope[None], x[None])[0], slope @ matrix
+
+
+_of_many.defvjp(_of_many_forward, _of_many_backward)
 
 
 def outer(
-    left: Float[Array, "expert bucket out"], right: Float[Array, "expert bucket in"]
+    left: Float[Array, "expert token out"], right: Float[Array, "expert token in"]
 ) -> Float[Array, "expert out in"]:
     """Σ over tokens of left ⊗ right of each expert, in the type of both; the sums are float32."""
     if left.dtype == jnp.float32 or jax.default_backend() != "cpu":
-        return jnp.einsum("eva,evb->eab", left, right)
-    # A CPU's units for narrow products want the left side turned. XLA leaves a turn as it is, and
-    # makes a float32 product, unless the turn is a loop.
-    return jnp.einsum("eav,evb->eab", jax.lax.map(jnp.transpose, left), right)
+        return jnp.einsum("eto,eti->eoi", left, right)
+    return jnp.einsum("eot,eti->eoi", _turned(left), right)
+
+
+def _turned(x: Float[Array, "expert token out"]) -> Float[Array, "expert out token"]:
+    """`x` with its last axes exchanged by a loop over blocks of tokens that a core's cache holds.
+
+    A CPU's units for narrow products want the left side turned. XLA leaves a turn that it sees as
+    it is, and makes a float32 product; a loop it does not see through.
+    """
+    count, tokens, width = x.shape
+    room = BLOCK * max(2, -(-tokens // BLOCK))  # a loop of one block would be no loop
+    blocks = jnp.pad(x, ((0, 0), (0, room - tokens), (0, 0))).reshape(-1, BLOCK, width)
+    turned = jax.lax.map(jnp.transpose, blocks).reshape(count, -1, width, BLOCK)
+    return jnp.moveaxis(turned, 1, 2).reshape(count, width, room)[:, :, :tokens]

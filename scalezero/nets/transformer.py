@@ -40,7 +40,7 @@ class Block(eqx.Module):
         flat = x.reshape(-1, x.shape[-1])
         inner = jax.vmap(self.before_forward)(flat)
         if isinstance(self.forward, Mlp):
-            return x + jax.vmap(self.forward)(inner).reshape(x.shape), None
+            return x + self.forward(inner).reshape(x.shape), None
         y, routing = self.forward(inner)
         routing = jax.tree.map(lambda a: a.reshape(*x.shape[:-1], -1), routing)
         return x + y.reshape(x.shape), routing
@@ -49,8 +49,8 @@ class Block(eqx.Module):
         self, x: Float[Array, "row token embed"], start: Int[Array, " row"], every: int
     ) -> tuple[Float[Array, "row asking embed"], Ring, Routing | None]:
         """Whole sequences after the block, or every so many of their tokens; what it looked at."""
-        attend = jax.vmap(lambda x, start: self.attention.sequence(x, start, every))
-        y, past = attend(jax.vmap(jax.vmap(self.before_attention))(x), start)
+        inner = jax.vmap(jax.vmap(self.before_attention))(x)
+        y, past = self.attention.sequences(inner, start, every)
         x, routing = self.feed(x[:, ::every] + y)
         return x, past, routing
 

@@ -2,13 +2,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import small
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from scalezero.agent import learner as module
 from scalezero.agent.learner import compile_for, learner, update, update_many
-from scalezero.agent.optimiser import optimiser
+from scalezero.agent.optimiser import clip_by_norm, optimiser
 from scalezero.agent.stages import trainable
 
 NUMBERS = jnp.arange(4)
@@ -38,6 +39,12 @@ def arrays(state) -> dict[str, np.ndarray]:
     """Every array of a learner by its path."""
     flat = jax.tree_util.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
+
+
+def memory(tree) -> list[int]:
+    """Where the arrays of a tree lie, but for single numbers."""
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+    return [leaf.unsafe_buffer_pointer() for leaf in leaves if leaf.ndim]
 
 
 def near(a, b, atol: float) -> None:
@@ -104,9 +111,11 @@ def test_many_updates_in_one_call_are_the_updates_one_by_one(state, batch, after
     slow, last = one_update(after[0], other)
     both = jax.tree.map(lambda *x: jnp.stack(x), batch, other)
     fresh = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, state)  # it is donated
+    places = memory(fresh.target), memory(fresh.moments)
     fast, metrics = update_many(
         fresh, both, jnp.stack([NUMBERS, NUMBERS]), small.LIBRARY, SETTINGS, RULE
     )
+    assert (memory(fast.target), memory(fast.moments)) == places  # nothing had to be copied
     near(fresh.world, state.world, atol=0)  # an actor may still plan with it
     near(fast.world, slow.world, atol=1e-2 * SETTINGS.learning_rate)
     np.testing.assert_array_equal(fast.updates, 2)
@@ -114,6 +123,18 @@ def test_many_updates_in_one_call_are_the_updates_one_by_one(state, batch, after
     for name in metrics:
         mean = (after[1][name] + last[name]) / 2
         np.testing.assert_allclose(metrics[name], mean, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("most", [0.5, 5.0, 50.0])
+def test_gradients_are_clipped_to_a_norm_as_optax_does(most):
+    gradient = {"a": jnp.array([3.0, -4.0]), "b": jnp.full((2, 2), 6.0)}
+    mine, theirs = clip_by_norm(most), optax.clip_by_global_norm(most)
+    clipped, _ = mine.update(gradient, mine.init(gradient))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        clipped,
+        theirs.update(gradient, theirs.init(gradient))[0],
+    )
 
 
 def rates(updates: int, **learn) -> list[float]:

@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import equinox as eqx
 import jax
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 
 from scalezero.nets import experts as module
-from scalezero.nets import grouped
+from scalezero.nets import grouped, tiles, turns
 from scalezero.nets.experts import Experts, experts
-from scalezero.nets.grouped import capacities, tile_of
+from scalezero.nets.grouped import capacities
 from scalezero.nets.linear import narrowed
+from scalezero.nets.tiles import side_of
+from scalezero.nets.turns import portions
 
 EMBED, HIDDEN, COUNT, TOKENS = 8, 6, 4, 24
 EVEN = np.arange(TOKENS) % COUNT
@@ -41,6 +44,7 @@ WAYS = {
     "bucketed": grouped.bucketed,
     "buckets alone": grouped.bucketed,
     "buckets of rows": grouped.bucketed,
+    "turns": grouped.bucketed,
     "tiled": grouped.tiled,
     "wide tiles": grouped.tiled,
 }
@@ -48,9 +52,12 @@ WAYS = {
 
 def patched(way: str, patch: pytest.MonkeyPatch) -> None:
     """Make the sizes that select between ways small enough for a few tokens to tell them apart."""
-    patch.setattr(grouped, "TILES", (8, 8) if way == "wide tiles" else (2, 2))
+    patch.setattr(tiles, "SIDES", (8, 8) if way == "wide tiles" else (2, 2))
+    patch.setattr(turns, "FEWEST", 2)
     patch.setattr(grouped, "WEIGHTS_ALONE", 2)
     patch.setattr(grouped, "ROOMY", 99 if "buckets" in way else grouped.ROOMY)
+    if way == "turns":
+        patch.setattr(grouped, "capacities", lambda pairs, _: (1, pairs))
     patch.setattr(grouped, "COLUMNS", 0 if way == "buckets of rows" else grouped.COLUMNS)
 
 
@@ -150,11 +157,21 @@ def test_gradients_of_narrow_experts_are_summed_in_float32(way, load):
 @pytest.mark.parametrize("pairs", [1, 100, 512, 5120, 100_000])
 @pytest.mark.parametrize("count", [1, 4, 8])
 def test_tiles_grow_with_the_tokens_and_few_places_are_empty(pairs, count):
-    fewest, most = grouped.TILES
-    side = tile_of(pairs, count)
+    fewest, most = tiles.SIDES
+    side = side_of(pairs, count)
     assert fewest <= side <= most
     assert side == fewest or side * count <= pairs / 4
     assert side == most or 2 * side * count > pairs / 4
+
+
+@pytest.mark.parametrize("pairs", [1, 64, 100, 1408, 100_000])
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_portions_rise_to_everything_and_waste_little(pairs, count):
+    sizes = portions(pairs, count)
+    assert list(sizes) == sorted(set(sizes))
+    assert sizes[-1] == pairs
+    assert sizes[0] <= max(turns.FEWEST, pairs / count)
+    assert all(high <= 1.5 * low + 16 for low, high in itertools.pairwise(sizes))
 
 
 @pytest.mark.parametrize("picks", [1, 2])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from scalezero.nets.linear import linear, merged, mlp, narrowed, stack, with_adapter
-from scalezero.nets.products import outer, product
+from scalezero.nets.products import BLOCK, outer, product
 
 KINDS = ["float32", "bfloat16"]
 NARROW = 2**-8  # what rounding to bfloat16 changes a number by, relative to it
@@ -43,6 +43,26 @@ def test_all_products_of_a_narrow_gradient_are_narrow(factors):
     lines = [line for line in traced.splitlines() if "dot_general" in line]
     assert len(lines) == 3
     assert all(":bf16" in line.split("=")[0] for line in lines)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vectors_on_axes_and_in_a_vmap_give_one_gradient(factors, kind):
+    """To rounding: of one sum at once, and of a sum of sums that are rounded themselves."""
+    axes = lambda matrix, x: product(matrix, x)
+    each = jax.vmap(jax.vmap(product, (None, 0)), (None, 0))
+    loss = lambda way, matrix, x: jnp.sum(jnp.sin(way(matrix.astype(kind), x)))
+    mine, other = (jax.grad(loss, argnums=(1, 2))(way, *factors) for way in (axes, each))
+    for a, b in zip(mine, other, strict=True):
+        atol = (1e-6 if kind == KINDS[0] else 8 * NARROW) * np.abs(b).max()
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
+@pytest.mark.parametrize("vectors", [1, BLOCK, 3 * BLOCK, 3 * BLOCK + 1])
+def test_outer_products_in_blocks_lose_no_vector(keys, vectors):
+    left, right = (jax.random.normal(next(keys), (2, vectors, n)) for n in (5, 3))
+    narrow = outer(left.astype(jnp.bfloat16), right.astype(jnp.bfloat16))
+    wide = outer(left, right)
+    np.testing.assert_allclose(narrow, wide, atol=8 * NARROW * np.abs(wide).max())
 
 
 @pytest.mark.parametrize("kind", KINDS)

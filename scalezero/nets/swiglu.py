@@ -1,0 +1,87 @@
+"""What SwiGLU experts make of the tokens that each was given, and the derivatives of it.
+
+Products take operands of the weights' type and give float32; so is all that stands between them.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from scalezero.nets.products import outer
+
+type Weights = tuple[
+    Float[Array, "expert hidden embed"],
+    Float[Array, "expert hidden embed"],
+    Float[Array, "expert embed hidden"],
+]  # of gate, up and out
+type Own = tuple[Array, Array, Array]  # those of one expert; or of a stack of it alone
+
+
+class Sorted(NamedTuple):
+    """Pairs of a token and its expert, in the order of the experts."""
+
+    load: Int[Array, " expert"]  # tokens that each expert has
+    begin: Int[Array, " expert"]  # the place of its first
+    order: Int[Array, " pair"]  # which pair stands where
+
+    def rank(self, owner: Int[Array, " pair"]) -> Int[Array, " pair"]:
+        """The place of each token among those of its expert."""
+        rank = jnp.arange(len(owner), dtype=jnp.int32) - self.begin[owner[self.order]]
+        return jnp.zeros(len(owner), jnp.int32).at[self.order].set(rank)
+
+
+def by_expert(owner: Int[Array, " pair"], count: int) -> Sorted:
+    """Sort pairs by which of `count` experts owns them; those of one expert stay in order."""
+    load = jnp.sum(jax.nn.one_hot(owner, count, dtype=jnp.int32), axis=0)
+    begin = (jnp.cumsum(load) - load).astype(jnp.int32)
+    return Sorted(load, begin, jnp.argsort(owner, stable=True))
+
+
+def swiglu(
+    weights: Weights, x: Float[Array, "expert token embed"]
+) -> Float[Array, "expert token embed"]:
+    """out(silu(gate x) · up x) for the tokens of each expert."""
+    gate, up, out = weights
+    x = x.astype(gate.dtype)
+    hidden = jax.nn.silu(_through(gate, x)) * _through(up, x)
+    return _through(out, hidden.astype(gate.dtype))
+
+
+def slopes(
+    weights: Weights,
+    x: Float[Array, "expert token embed"],
+    slope: Float[Array, "expert token embed"],
+) -> tuple[Float[Array, "expert token embed"], Weights]:
+    """The derivatives of `swiglu` by tokens and weights, for one by what it gives.
+
+    What lies between is computed anew. Those by weights are of their type.
+    """
+    gate, up, out = weights
+    kind = gate.dtype
+    x, slope = x.astype(kind), slope.astype(kind)
+    inner, factor = _through(gate, x), _through(up, x)
+    active, pull = jax.vjp(jax.nn.silu, inner)
+    hidden = _back(out, slope)
+    (gate_slope,) = (each.astype(kind) for each in pull(hidden * factor))
+    up_slope = (hidden * active).astype(kind)
+    by_weights = (
+        outer(gate_slope, x),
+        outer(up_slope, x),
+        outer(slope, (active * factor).astype(kind)),
+    )
+    return _back(gate, gate_slope) + _back(up, up_slope), by_weights
+
+
+def _through(
+    weight: Float[Array, "expert out in"], x: Float[Array, "expert token in"]
+) -> Float[Array, "expert token out"]:
+    """The product, rounded to the operands' type once, which is faster than leaving it float32."""
+    return jnp.einsum("eoi,eti->eto", weight, x).astype(jnp.float32)
+
+
+def _back(
+    weight: Float[Array, "expert out in"], slope: Float[Array, "expert token out"]
+) -> Float[Array, "expert token in"]:
+    return jnp.einsum("eoi,eto->eti", weight, slope).astype(jnp.float32)
