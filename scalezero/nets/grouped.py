@@ -21,6 +21,7 @@ FEW_ELSEWHERE = 512
 MANY = 1_536  # tokens that no cache holds with what experts make of them
 CACHED = 1 << 18  # multiply-adds of one narrow expert for a token; up to this, tiles pay for it too
 ROOMY = 1.5  # times an even load that a bucket holds at most on a CPU; worse loads take turns
+IDLE = 4  # experts for each one with tokens, from which on a CPU only the latter are read, in turns
 WEIGHTS_ALONE = 64  # tokens of a bucket up to which only the reading of weights counts
 COLUMNS = 128  # tokens of a bucket that are fewer than these stand in columns
 
@@ -164,18 +165,20 @@ def _by_load(
 ) -> Any:
     """`bucket(capacity, rank)` of the smallest size that holds the load.
 
-    On a CPU loads that need more than `ROOMY` times an even one are left to `turns()`.
+    On a CPU loads that need more than `ROOMY` times an even one are left to `turns()`, and those
+    that leave nearly all experts idle.
     """
     at = by_expert(owner, count)
     rank = at.rank(owner)
     sizes = capacities(len(owner), count)
-    if jax.default_backend() == "cpu":
-        most = max(sizes[0], WEIGHTS_ALONE, ROOMY * len(owner) // count)
-        sizes = tuple(size for size in sizes if size <= most)
-    ways = [lambda size=size: bucket(size, rank) for size in sizes]
-    ways += [] if sizes[-1] == len(owner) else [turns]
-    bounds = jnp.array(sizes[: len(ways) - 1], jnp.int32)
-    return jax.lax.switch(jnp.sum(jnp.max(at.load) > bounds), ways)
+    needed = lambda sizes: jnp.sum(jnp.max(at.load) > jnp.array(sizes, jnp.int32))
+    buckets = lambda sizes: [lambda size=size: bucket(size, rank) for size in sizes]
+    if jax.default_backend() != "cpu":
+        return jax.lax.switch(needed(sizes[:-1]), buckets(sizes))
+    most = max(sizes[0], WEIGHTS_ALONE, ROOMY * len(owner) // count)
+    sizes = tuple(size for size in sizes if size <= most)
+    idle = IDLE * jnp.sum(at.load > 0) <= count
+    return jax.lax.switch(jnp.where(idle, len(sizes), needed(sizes)), [*buckets(sizes), turns])
 
 
 @jax.custom_vjp

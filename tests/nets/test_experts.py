@@ -55,7 +55,9 @@ def patched(way: str, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(tiles, "SIDES", (8, 8) if way == "wide tiles" else (2, 2))
     patch.setattr(turns, "FEWEST", 2)
     patch.setattr(grouped, "WEIGHTS_ALONE", 2)
-    patch.setattr(grouped, "ROOMY", 99 if "buckets" in way else grouped.ROOMY)
+    if "buckets" in way:
+        patch.setattr(grouped, "ROOMY", 99)
+        patch.setattr(grouped, "IDLE", 99)
     if way == "turns":
         patch.setattr(grouped, "capacities", lambda pairs, _: (1, pairs))
     patch.setattr(grouped, "COLUMNS", 0 if way == "buckets of rows" else grouped.COLUMNS)
