@@ -6,6 +6,7 @@ With α bounded to 1 ± `SPAN`, an adapted layer computes
 
 U starts at zero and every α at 1, so growing an adapter never changes what the layer computes.
 Matrices may be narrow (`narrowed`); what a layer gives is float32.
+Vectors may come on axes, as the backbone's do, for whose narrow matrices `product` asks that.
 
 Source: ScaleZero, Section 4.2 (arXiv:2509.07945); LoRA, arXiv:2106.09685. The bound of α is that of
 LightZero's `LearnableScale`.

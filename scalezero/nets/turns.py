@@ -58,10 +58,9 @@ def in_turns_backward(
 
     def turn(expert: Array, size: int, y: Array) -> tuple[Array, Own]:
         begin = at.begin[expert]
-        part = lambda whole: jax.lax.dynamic_slice_in_dim(whole, begin, size)
         own = (jnp.arange(size) < at.load[expert])[:, None]
-        mine = jnp.where(own, part(lined_slope), 0)
-        back, more = slopes(_only(weights, expert), part(lined)[None], mine[None])
+        part = lambda whole: jnp.where(own, jax.lax.dynamic_slice_in_dim(whole, begin, size), 0)
+        back, more = slopes(_only(weights, expert), part(lined)[None], part(lined_slope)[None])
         y = jax.lax.dynamic_update_slice_in_dim(y, back[0], begin, 0)
         return y, jax.tree.map(lambda each: each[0], more)
 
