@@ -1,5 +1,6 @@
 """The command `scalezero`, which is `python -m scalezero` too."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -24,9 +25,10 @@ def _ask_for_huge_pages() -> None:
     """
     if TUNABLES in os.environ or not sys.platform.startswith("linux"):
         return
-    if HUGE_PAGES.is_file() and "[madvise]" in HUGE_PAGES.read_text():
-        os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    with contextlib.suppress(OSError):  # where it cannot be, small pages do
+        if "[madvise]" in HUGE_PAGES.read_text():
+            os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 if __name__ == "__main__":

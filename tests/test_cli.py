@@ -62,6 +62,20 @@ def test_huge_pages_are_asked_for_where_that_helps(says, given, again, tmp_path,
     assert ("hugetlb" in environ.get("GLIBC_TUNABLES", "")) == again
 
 
+def test_a_command_that_cannot_start_again_goes_on(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    setting = tmp_path / "enabled"
+    setting.write_text("[madvise]")
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(os, "execv", refuse)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(command_line, "HUGE_PAGES", setting)
+    monkeypatch.setattr("scalezero.cli.main", lambda: 7)
+    assert command_line.command() == 7
+
+
 def test_help_documents_every_setting(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
