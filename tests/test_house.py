@@ -13,6 +13,7 @@ from scalezero.axes import AXES
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "scalezero").rglob("*.py"))
 FILES = [*PACKAGE, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+RESULTS = [file for place in ("benchmarks", "docs") for file in (ROOT / place).rglob("*.json*")]
 ARRAYS = {"Array", "Bool", "Float", "Inexact", "Int", "Num", "Shaped", "UInt", "UInt8", "UInt32"}
 JAX = {"jax", "jaxlib", "equinox", "optax", "orbax", "chex"}
 
@@ -102,3 +103,8 @@ def test_axes_are_of_the_vocabulary(path):
 @pytest.mark.parametrize("path", PACKAGE, ids=name)
 def test_every_module_imports(path):
     importlib.import_module(module(path))
+
+
+def test_results_name_no_path_of_the_machine_they_come_from():
+    for path in RESULTS:
+        assert not re.findall(r'"(?:/|~|[A-Za-z]:\\\\)[^"]*"', path.read_text()), path

@@ -5,7 +5,7 @@ docs/performance.md.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,54 +116,51 @@ def _summed(
     return jnp.sum(done.reshape(*share.shape, -1) * share[..., None], axis=1)
 
 
-def _filled(
-    capacity: int,
-    x: Float[Array, "pair embed"],
-    owner: Int[Array, " pair"],
-    rank: Int[Array, " pair"],
-    gate: Float[Array, "expert hidden embed"],
-) -> Float[Array, "expert bucket embed"]:
-    """The buckets of the experts that `gate` is of, in its type; zeros where they have room."""
-    room = jnp.zeros((len(gate), capacity, x.shape[-1]), gate.dtype)
-    return room.at[owner, rank].set(x.astype(gate.dtype), mode="drop")
+class _Buckets(NamedTuple):
+    """Where tokens stand that are put into one bucket for each expert."""
 
+    capacity: int  # tokens of a bucket
+    owner: Int[Array, " pair"]
+    rank: Int[Array, " pair"]  # place in the bucket
 
-def _buckets(
-    capacity: int,
-    x: Float[Array, "pair embed"],
-    owner: Int[Array, " pair"],
-    rank: Int[Array, " pair"],
-    weights: Weights,
-) -> Float[Array, "pair embed"]:
-    """Few tokens stand in columns: times a large matrix they are fastest that way round."""
-    gate, up, out = weights
-    bucket = _filled(capacity, x, owner, rank, gate)
-    if capacity >= COLUMNS:
-        return swiglu(weights, bucket).at[owner, rank].get(mode="fill", fill_value=0)
-    column = lambda weight: _product("ehd,ecd->ehc", weight, bucket)
-    done = _product("edh,ehc->edc", out, jax.nn.silu(column(gate)) * column(up))
-    return done.at[owner, :, rank].get(mode="fill", fill_value=0)
+    def fill(
+        self, x: Float[Array, "pair embed"], count: int
+    ) -> Float[Array, "expert bucket embed"]:
+        """The buckets of `count` experts; zeros where they have room."""
+        room = jnp.zeros((count, self.capacity, x.shape[-1]), x.dtype)
+        return room.at[self.owner, self.rank].set(x, mode="drop")
 
+    def forward(
+        self, weights: Weights, x: Float[Array, "pair embed"]
+    ) -> Float[Array, "pair embed"]:
+        """Few tokens stand in columns: times a large matrix they are fastest that way round."""
+        gate, up, out = weights
+        bucket = self.fill(x.astype(gate.dtype), len(gate))
+        if self.capacity >= COLUMNS:
+            return self._taken(swiglu(weights, bucket))
+        column = lambda weight: _product("ehd,ecd->ehc", weight, bucket)
+        done = _product("edh,ehc->edc", out, jax.nn.silu(column(gate)) * column(up))
+        return done.at[self.owner, :, self.rank].get(mode="fill", fill_value=0)
 
-def _buckets_backward(
-    capacity: int,
-    x: Float[Array, "pair embed"],
-    owner: Int[Array, " pair"],
-    rank: Int[Array, " pair"],
-    weights: Weights,
-    slope: Float[Array, "pair embed"],
-) -> tuple[Float[Array, "pair embed"], Weights]:
-    """The derivatives of `_buckets` by tokens and weights."""
-    fill = lambda each: _filled(capacity, each, owner, rank, weights[0])
-    by_bucket, by_weights = slopes(weights, fill(x), fill(slope))
-    by_x = by_bucket.at[owner, rank].get(mode="fill", fill_value=0)
-    return by_x.astype(x.dtype), by_weights
+    def backward(
+        self, weights: Weights, x: Float[Array, "pair embed"], slope: Float[Array, "pair embed"]
+    ) -> tuple[Float[Array, "pair embed"], Weights]:
+        """The derivatives of `forward` by tokens and weights."""
+        fill = lambda each: self.fill(each.astype(weights[0].dtype), len(weights[0]))
+        by_bucket, by_weights = slopes(weights, fill(x), fill(slope))
+        return self._taken(by_bucket).astype(x.dtype), by_weights
+
+    def _taken(self, y: Float[Array, "expert bucket embed"]) -> Float[Array, "pair embed"]:
+        return y.at[self.owner, self.rank].get(mode="fill", fill_value=0)
 
 
 def _by_load(
-    owner: Int[Array, " pair"], count: int, bucket: Callable[..., Any], turns: Callable[[], Any]
+    owner: Int[Array, " pair"],
+    count: int,
+    bucket: Callable[[_Buckets], Any],
+    turns: Callable[[], Any],
 ) -> Any:
-    """`bucket(capacity, rank)` of the smallest size that holds the load.
+    """`bucket` with buckets of the smallest size that holds the load.
 
     On a CPU loads that need more than `ROOMY` times an even one are left to `turns()`, and those
     that leave nearly all experts idle.
@@ -172,7 +169,9 @@ def _by_load(
     rank = at.rank(owner)
     sizes = capacities(len(owner), count)
     needed = lambda sizes: jnp.sum(jnp.max(at.load) > jnp.array(sizes, jnp.int32))
-    buckets = lambda sizes: [lambda size=size: bucket(size, rank) for size in sizes]
+    buckets = lambda sizes: [
+        lambda size=size: bucket(_Buckets(size, owner, rank)) for size in sizes
+    ]
     if jax.default_backend() != "cpu":
         return jax.lax.switch(needed(sizes[:-1]), buckets(sizes))
     most = max(sizes[0], WEIGHTS_ALONE, ROOMY * len(owner) // count)
@@ -189,7 +188,7 @@ def _in_buckets(
     return _by_load(
         owner,
         len(weights[0]),
-        lambda size, rank: _buckets(size, x, owner, rank, weights),
+        lambda buckets: buckets.forward(weights, x),
         lambda: in_turns(x, owner, weights),
     )
 
@@ -203,7 +202,7 @@ def _in_buckets_backward(kept, slope):
     slope_x, slope_weights = _by_load(
         owner,
         len(weights[0]),
-        lambda size, rank: _buckets_backward(size, x, owner, rank, weights, slope),
+        lambda buckets: buckets.backward(weights, x, slope),
         lambda: in_turns_backward(x, owner, weights, slope),
     )
     return slope_x, None, slope_weights

@@ -166,16 +166,6 @@ def test_tiles_grow_with_the_tokens_and_few_places_are_empty(pairs, count):
     assert side == most or 2 * side * count > pairs / 4
 
 
-@pytest.mark.parametrize("pairs", [1, 64, 100, 1408, 100_000])
-@pytest.mark.parametrize("count", [1, 3, 8])
-def test_portions_rise_to_everything_and_waste_little(pairs, count):
-    sizes = portions(pairs, count)
-    assert list(sizes) == sorted(set(sizes))
-    assert sizes[-1] == pairs
-    assert sizes[0] <= max(turns.FEWEST, pairs / count)
-    assert all(high <= 1.5 * low + 16 for low, high in itertools.pairwise(sizes))
-
-
 @pytest.mark.parametrize("picks", [1, 2])
 def test_the_loads_above_use_every_compiled_capacity(picks):
     sizes = capacities(TOKENS * picks, COUNT)
@@ -189,13 +179,16 @@ def test_the_loads_above_use_every_compiled_capacity(picks):
     assert needed == {size for size in sizes if size / 2 < TOKENS}
 
 
-@pytest.mark.parametrize("pairs", [1, 5, 24, 48, 1000])
+@pytest.mark.parametrize("pairs", [1, 5, 24, 48, 64, 100, 1000, 1408, 100_000])
 @pytest.mark.parametrize("count", [1, 3, 8])
-def test_capacities_rise_to_everything_and_fit_an_even_load(pairs, count):
-    sizes = capacities(pairs, count)
-    assert list(sizes) == sorted(set(sizes))
-    assert sizes[-1] == pairs
-    assert sizes[0] >= pairs / count
+def test_compiled_sizes_rise_to_everything_and_waste_little(pairs, count):
+    buckets, turn = capacities(pairs, count), portions(pairs, count)
+    for sizes in (buckets, turn):
+        assert list(sizes) == sorted(set(sizes))
+        assert sizes[-1] == pairs
+    assert buckets[0] >= pairs / count
+    assert turn[0] <= max(turns.FEWEST, pairs / count)
+    assert all(high <= 1.5 * low + 16 for low, high in itertools.pairwise(turn))
 
 
 def test_a_trained_router_learns_and_the_papers_at_one_pick_does_not():
