@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 TUNABLES = "GLIBC_TUNABLES"  # what glibc reads when a process starts, and never again
+STARTED = "SCALEZERO_STARTED"  # once again already, should the other not last
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -20,14 +21,15 @@ def command() -> int:
 def _ask_for_huge_pages() -> None:
     """Start again with memory in huge pages, if Linux has them for those who ask.
 
-    An update takes and gives back much memory; by small pages that costs it up to a tenth. Whoever
+    An update takes and gives back much memory; by small pages that costs it about a tenth. Whoever
     has set `GLIBC_TUNABLES`, even to nothing, is left alone.
     """
-    if TUNABLES in os.environ or not sys.platform.startswith("linux"):
+    once = {TUNABLES, STARTED} & set(os.environ)
+    if once or not sys.platform.startswith("linux") or not sys.executable:
         return
     with contextlib.suppress(OSError):  # where it cannot be, small pages do
         if "[madvise]" in HUGE_PAGES.read_text():
-            os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
+            os.environ |= {TUNABLES: "glibc.malloc.hugetlb=1", STARTED: "again"}
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

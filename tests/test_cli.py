@@ -43,6 +43,7 @@ def test_help_needs_no_jax():
         ("always [madvise] never", {}, True),
         ("[always] madvise never", {}, False),
         ("always [madvise] never", {"GLIBC_TUNABLES": ""}, False),
+        ("always [madvise] never", {"SCALEZERO_STARTED": "again"}, False),
         (None, {}, False),
     ],
 )

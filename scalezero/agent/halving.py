@@ -2,20 +2,24 @@
 
 A search of n simulations goes in rounds. In a round each action still in the race is tried once
 more, and who races is settled when the round begins; so its simulations know nothing of each other,
-each has a part of the tree to itself, and they may be made one by one or all at once. `lanes` says
-how many at once is cheapest.
+each has a part of the tree to itself, and they may be made one by one or all at once. `cheapest`
+says how many at once.
 
 Source: Gumbel MuZero (openreview.net/forum?id=bERaNdoegnO), Section 3.4, Algorithm 2. Differs from
 mctx, which scores the remaining actions anew for every simulation of a round.
 """
 
 from collections.abc import Iterable
+from itertools import chain, combinations_with_replacement, groupby, repeat, zip_longest
 from math import ceil, log2
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+WORTH = 0.05  # of a search that one more stretch must save; each compiles the model once more
 
 
 def rounds(entrants: int, simulations: int) -> list[tuple[int, int]]:
@@ -36,26 +40,56 @@ def rounds(entrants: int, simulations: int) -> list[tuple[int, int]]:
     return made
 
 
-def passes(entrants: int, simulations: int, width: int) -> int:
-    """Passes through the model that a search takes with `width` lanes for each row."""
-    return sum(ceil(tried / width) for _, tried in rounds(entrants, simulations))
+class Stretch(NamedTuple):
+    """Passes through the model, one after another, that have equally many lanes for each row."""
+
+    lanes: int
+    passes: int
 
 
-def lanes(entrants: Iterable[int], simulations: int, rows: int, overhead: int) -> tuple[int, int]:
-    """How many lanes are cheapest for `rows` rows, and how many passes that then takes.
+def stretches(
+    entrants: Iterable[int], simulations: int, least: int, most: int
+) -> tuple[Stretch, ...]:
+    """The passes of a search with as many lanes as the fullest round needs, in these bounds.
 
     Args:
         entrants: How many actions enter in one row or another. Rows with a single one, in which
             nothing is to be decided, go only as far as the passes of the others take them.
         simulations: Of a whole search.
+        least: Lanes of a row.
+        most: Lanes of a row. A round that tries more takes several passes.
+    """
+    races = {count for count in entrants if count > 1} or {1}
+    needed = (
+        chain.from_iterable(
+            repeat(min(tried, most), ceil(tried / most)) for _, tried in rounds(count, simulations)
+        )
+        for count in races
+    )
+    lanes = (max(least, *each) for each in zip_longest(*needed, fillvalue=0))
+    return tuple(Stretch(width, len(list(same))) for width, same in groupby(lanes))
+
+
+def cheapest(
+    entrants: Iterable[int], simulations: int, rows: int, overhead: int
+) -> tuple[Stretch, ...]:
+    """The stretches that cost a search of `rows` rows the least.
+
+    Args:
+        entrants: As `stretches` takes them.
+        simulations: Of a whole search.
         rows: Searched together.
         overhead: A pass costs as much as so many lanes of one row, whatever it holds.
     """
-    races = {count for count in entrants if count > 1} or {1}
-    needed = lambda width: max(passes(count, simulations, width) for count in races)
-    cost = lambda width: needed(width) * (overhead + rows * width)
-    width = min(range(1, max(races) + 1), key=cost)
-    return width, needed(width)
+    races = tuple(entrants)
+    bounds = combinations_with_replacement(range(1, max(races, default=1) + 1), 2)
+    ways = (stretches(races, simulations, *each) for each in bounds)
+
+    def cost(way: tuple[Stretch, ...]) -> float:
+        passes = sum(each.passes * (overhead + rows * each.lanes) for each in way)
+        return passes * (1 + WORTH * len(way))
+
+    return min(ways, key=cost)
 
 
 class Entry(eqx.Module):

@@ -84,7 +84,8 @@ def update_many(
     `state`, only the world may be used afterwards (an actor may still plan with it); the memory of
     the rest is given to the new state.
     """
-    rest, world, metrics = _update_many(*_given(state, batches, task, library), settings, rule)
+    given = _given(state, batches, task, library)
+    (rest, world), metrics = _update_many(*given, settings, rule)
     return _with_world(rest, world), metrics
 
 
@@ -117,7 +118,7 @@ def _update_many(
     rest: Learner,
     settings: LearnSettings,
     rule: optax.GradientTransformation,
-) -> tuple[Learner, World, Metrics]:
+) -> tuple[tuple[Learner, World], Metrics]:
     # What is given comes back first: memory goes to the first result of its shape, and would have
     # to be copied before it is written over as something else.
     world, batches, task, library = kept
@@ -133,4 +134,4 @@ def _update_many(
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
     state = eqx.combine(arrays, static)
     metrics = mean | {"sound": sound.astype(jnp.float32)}
-    return _with_world(state, None), state.world, metrics
+    return (_with_world(state, None), state.world), metrics

@@ -1,7 +1,6 @@
 """How gradients become steps: AdamW, clipping, a schedule; decay on matrices and tables only."""
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
@@ -29,7 +28,7 @@ def optimiser(settings: LearnSettings, updates: int) -> optax.GradientTransforma
         rise = optax.linear_schedule(0.0, settings.learning_rate, settings.warmup)
         rate = optax.join_schedules([rise, rate], [settings.warmup])
     return optax.chain(
-        clip_by_norm(settings.clip),
+        optax.clip_by_global_norm(settings.clip),
         optax.adamw(
             rate,
             b1=settings.beta1,
@@ -38,22 +37,6 @@ def optimiser(settings: LearnSettings, updates: int) -> optax.GradientTransforma
             mask=_decays,
         ),
     )
-
-
-def clip_by_norm(most: float) -> optax.GradientTransformation:
-    """Gradients scaled down, all alike, to a norm of at most `most`.
-
-    Differs from `optax.clip_by_global_norm`, to rounding: one factor, which XLA multiplies by
-    wherever a gradient is read, instead of a division whose result it writes down first.
-    """
-
-    def clip(
-        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.OptState]:
-        factor = most / jnp.maximum(most, optax.tree.norm(updates))
-        return jax.tree.map(lambda g: factor * g, updates), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), clip)
 
 
 def _decays(params: PyTree) -> PyTree:

@@ -28,8 +28,8 @@ class Rule(eqx.Module):
         """Whether any row has simulations left."""
 
     @abstractmethod
-    def enter(self, memory: Any, roots: Actions) -> tuple[Entry, Any]:
-        """Which actions of the roots to try next."""
+    def enter(self, memory: Any, roots: Actions, lanes: int) -> tuple[Entry, Any]:
+        """Which actions of the roots to try next, at most `lanes` of each."""
 
     @abstractmethod
     def below(self, node: Actions) -> Int[Array, " lane"]:
@@ -50,7 +50,6 @@ class Gumbel(Rule):
 
     noise: Float[Array, "row candidate"]
     settings: SearchSettings = eqx.field(static=True)
-    lanes: int = eqx.field(static=True)
 
     def start(self, roots: Actions) -> Race:
         """Before the first round."""
@@ -60,10 +59,10 @@ class Gumbel(Rule):
         """Whether any row has simulations left."""
         return ~jnp.all(memory.over)
 
-    def enter(self, memory: Race, roots: Actions) -> tuple[Entry, Race]:
+    def enter(self, memory: Race, roots: Actions, lanes: int) -> tuple[Entry, Race]:
         """Those that this round has left; where there are none, the first of the next."""
         score = self._score(roots)
-        return memory.next_round(score, roots.exists, roots.visits).call(self.lanes)
+        return memory.next_round(score, roots.exists, roots.visits).call(lanes)
 
     def below(self, node: Actions) -> Int[Array, " lane"]:
         """What brings the visits closest to the improved policy (Eq. 14)."""
@@ -101,8 +100,10 @@ class Puct(Rule):
         """Whether there are simulations left."""
         return memory < self.settings.simulations
 
-    def enter(self, memory: Int[Array, ""], roots: Actions) -> tuple[Entry, Int[Array, ""]]:
-        """At the root as below it."""
+    def enter(
+        self, memory: Int[Array, ""], roots: Actions, lanes: int
+    ) -> tuple[Entry, Int[Array, ""]]:
+        """One, as below the root."""
         choice = self.below(roots)[:, None]
         return Entry(choice, jnp.ones_like(choice, bool)), memory + 1
 

@@ -9,6 +9,7 @@ Sampled MuZero (arXiv:2104.06303). Differs: simulations that cannot learn from e
 at once (`halving`); and the nodes that a pass adds share their noise (`Policy.propose`).
 """
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from scalezero.agent.halving import lanes
+from scalezero.agent.halving import Stretch, cheapest
 from scalezero.agent.records import History, Listing, Plan
 from scalezero.agent.rules import Gumbel, Puct, Rule, with_noise
 from scalezero.agent.tree import Leaves, Tree, descend, grown, planted
@@ -55,7 +56,6 @@ def plan(
     """
     root_key, noise_key, search_key, end_key = jax.random.split(key, 4)
     tree = sown(world, history, listing, settings, explore, key=root_key)
-    width, passes = breadth(world, settings, tree.rows)
     roots = jnp.arange(tree.rows)
     if settings.kind == "puct":
         weight = settings.noise_fraction * explore
@@ -65,8 +65,9 @@ def plan(
         rule: Rule = Puct(settings, explore)
     else:
         drawn = jax.random.gumbel(noise_key, tree.at(roots).prior.shape)
-        rule = Gumbel(explore * drawn, settings, width)
-    tree = searched(world, tree, rule, listing, width, passes, explore, key=search_key)
+        rule = Gumbel(explore * drawn, settings)
+    way = itinerary(world, settings, tree.rows)
+    tree = searched(world, tree, rule, listing, way, explore, key=search_key)
     choice, improved = rule.decide(tree.at(roots), key=end_key)
     actions = tree.state.actions[roots]
     taken = jnp.take_along_axis(actions, choice[:, None, None], axis=1)[:, 0]
@@ -85,25 +86,25 @@ def sown(
 ) -> Tree:
     """The trees before the search: a root for every row, and room for what grows."""
     flat = lambda x: x.reshape(history.length.size, *x.shape[2:])
-    width, passes = breadth(world, settings, history.length.size)
     feature, cache = world.root(history)
     actions, prior = world.policy(feature, listing).propose(explore, key=key)
-    leaves = passes * width * history.length.size
+    way = itinerary(world, settings, history.length.size)
+    leaves = history.length.size * sum(each.passes * each.lanes for each in way)
     return planted(flat(world.value(feature)), flat(prior), State(cache, flat(actions)), leaves)
 
 
-def breadth(world: SlotWorld, settings: SearchSettings, rows: int) -> tuple[int, int]:
-    """The lanes of each row in a search of so many rows, and the passes that it takes at most.
+def itinerary(world: SlotWorld, settings: SearchSettings, rows: int) -> tuple[Stretch, ...]:
+    """The passes that a search of so many rows takes at most, with the lanes of each row.
 
     What a pass costs whatever it holds, next to a lane, is on a CPU the reading of weights that no
     cache can hold. On an accelerator it is waiting, and the figure is a guess.
     """
     if settings.kind == "puct":
-        return 1, settings.simulations
+        return (Stretch(1, settings.simulations),)
     weights, width = world.shared.backbone, jnp.dtype(world.shared.precision).itemsize
     large = width * sum(leaf.size for leaf in jax.tree.leaves(weights)) > CACHED_BYTES
     overhead = (64 if large else 4) if jax.default_backend() == "cpu" else 512
-    return lanes(world.entrants(settings.considered), settings.simulations, rows, overhead)
+    return cheapest(world.entrants(settings.considered), settings.simulations, rows, overhead)
 
 
 def searched(
@@ -111,24 +112,22 @@ def searched(
     tree: Tree,
     rule: Rule,
     listing: Listing,
-    width: int,
-    passes: int,
+    way: tuple[Stretch, ...],
     explore: Float[Array, ""],
     *,
     key: PRNGKeyArray,
 ) -> Tree:
-    """`tree` after the whole search: at most `passes` of `width` lanes for each row."""
-    root = jnp.arange(tree.rows)
-    owner, shape = jnp.repeat(root, width), (len(world.table.discount), -1, width)
-    laned = lambda x: x.reshape(*shape, *x.shape[1:])
-    flat = lambda x: x.reshape(tree.rows * width, *x.shape[3:])
-    discount = jnp.repeat(world.table.discount, len(owner) // shape[0])
+    """`tree` after the whole search, which goes on to the end of `way` at most."""
+    roots = jnp.arange(tree.rows)
     listing = jax.tree.map(lambda x: x[:, :, None], listing)  # one for all lanes of a row
 
-    def one(carried: tuple[Array, PRNGKeyArray, Tree, Any]):
-        done, key, tree, memory = carried
+    def one(lanes: int, carried: tuple[Array, PRNGKeyArray, Tree, Any]):
+        place, key, tree, memory = carried
         key, propose_key = jax.random.split(key)
-        entry, memory = rule.enter(memory, tree.at(root))
+        owner, shape = jnp.repeat(roots, lanes), (len(world.table.discount), -1, lanes)
+        laned = lambda x: x.reshape(*shape, *x.shape[1:])
+        flat = lambda x: x.reshape(len(owner), *x.shape[3:])
+        entry, memory = rule.enter(memory, tree.at(roots), lanes)
         node, choice = descend(tree, owner, entry.choice.reshape(-1), rule.below)
         action = laned(tree.state.actions[node, choice])
         cache = jax.tree.map(lambda x: x[node], tree.state.cache)
@@ -147,8 +146,12 @@ def searched(
             prior=flat(prior),
             state=State(cache, flat(actions)),
         )
-        return done + 1, key, grown(tree, len(owner) * done, leaves, discount), memory
+        discount = jnp.repeat(world.table.discount, len(owner) // shape[0])
+        return place + len(owner), key, grown(tree, place, leaves, discount), memory
 
-    begin = jnp.zeros((), jnp.int32), key, tree, rule.start(tree.at(root))
-    goes_on = lambda carried: (carried[0] < passes) & rule.goes_on(carried[3])
-    return jax.lax.while_loop(goes_on, one, begin)[2]
+    carried, end = (jnp.zeros((), jnp.int32), key, tree, rule.start(tree.at(roots))), 0
+    for lanes, passes in way:
+        end += passes * lanes * tree.rows
+        goes_on = lambda carried, end=end: (carried[0] < end) & rule.goes_on(carried[3])
+        carried = jax.lax.while_loop(goes_on, functools.partial(one, lanes), carried)
+    return carried[2]

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from scalezero.agent.act import act, empty_history, ready
 from scalezero.agent.learner import update, update_many
 from scalezero.agent.optimiser import optimiser
-from scalezero.agent.search import breadth
+from scalezero.agent.search import itinerary
 from scalezero.bench.measure import Measurement, timed
 from scalezero.bench.work import NO_WORK, Work, work
 from scalezero.config import Config, ConfigError
@@ -45,8 +45,9 @@ def search(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Meas
             return plan(world, task, history, seen, library, first, config.search, explore, key=key)
 
         took = timed(call, seconds)
-        width, _ = breadth(world.bind(task, table.vector_tasks, library), config.search, count)
-        rounds = config.search.simulations / width
+        way = itinerary(world.bind(task, table.vector_tasks, library), config.search, count)
+        busy = config.search.simulations / sum(each.lanes * each.passes for each in way)
+        rounds = (busy * each.passes for each in way)
         needed = work(lambda call=call: call(act.__wrapped__), rounds=rounds)
         yield Measurement(f"search of {count:,} rows", took, count, "decisions", needed)
 
@@ -246,4 +247,4 @@ def _slopes(layer: Callable[[Experts, Array], Array]) -> Callable[[Experts, Arra
 def _alone(layer: Experts, x: Array) -> Array:
     """What a layer must do for each token: one expert, and the shared one."""
     expert = jax.tree.map(lambda leaf: leaf[0], layer.routed)
-    return jax.vmap(lambda token: expert(token) + layer.shared(token))(x)
+    return expert(x) + layer.shared(x)

@@ -5,8 +5,9 @@ not what a compiler made of it. Experts count as if each had as many tokens as e
 had room to spare; of the ways that a switch may go the cheapest counts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from math import prod
 from typing import Any
 from unittest.mock import patch
@@ -43,16 +44,16 @@ class Work:
 NO_WORK = Work(0.0, 0.0)
 
 
-def work(function: Callable[..., Any], *args: Any, rounds: float = 1.0) -> Work:
+def work(function: Callable[..., Any], *args: Any, rounds: Iterable[float] = repeat(1.0)) -> Work:
     """What `function` must do when called with `args`; it is traced, so it must not be compiled.
 
     Args:
         function: With its arguments behind it.
-        rounds: How often a loop of unknown length goes round.
+        rounds: How often each loop of unknown length goes round that has products in it, in order.
     """
     with patch.object(experts, "routed", _even):
         traced, *_ = eqx.filter_make_jaxpr(function)(*args)
-    return _total(traced.jaxpr, rounds)
+    return _total(traced.jaxpr, iter(rounds))
 
 
 def _even(
@@ -74,11 +75,11 @@ def _even(
     return jnp.sum(done.reshape(*chosen.shape, -1).astype(x.dtype) * share[..., None], axis=1)
 
 
-def _total(jaxpr: Any, rounds: float) -> Work:
+def _total(jaxpr: Any, rounds: Iterator[float]) -> Work:
     return sum((_of(equation, rounds) for equation in jaxpr.eqns), start=NO_WORK)
 
 
-def _of(equation: Any, rounds: float) -> Work:
+def _of(equation: Any, rounds: Iterator[float]) -> Work:
     inside = [_total(inner, rounds) for inner in _inner(equation)]
     match equation.primitive.name:
         case "dot_general":
@@ -97,7 +98,8 @@ def _of(equation: Any, rounds: float) -> Work:
         case "scan":
             return sum(inside, start=NO_WORK) * equation.params["length"]
         case "while":
-            return sum(inside, start=NO_WORK) * rounds
+            once = sum(inside, start=NO_WORK)
+            return once * next(rounds) if once.flops else NO_WORK
         case _:
             return sum(inside, start=NO_WORK)
 

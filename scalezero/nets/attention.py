@@ -124,20 +124,31 @@ class Attention(eqx.Module):
 
     def step(
         self,
-        x: Float[Array, " embed"],
+        x: Float[Array, "row embed"],
+        ring: Ring,
+        position: Int[Array, " row"],
+        start: Int[Array, " row"],
+    ) -> tuple[Float[Array, "row embed"], Ring]:
+        """Attend from one more token of each row, at `position`, and put it into the row's ring."""
+        query, fresh = self._ask(x, position), self._remember(x, position)
+        y, ring = jax.vmap(self._next)(query, fresh, ring, position, start)
+        return self.out(y.reshape(x.shape)), ring
+
+    def _next(
+        self,
+        query: Float[Array, "head key"],
+        fresh: Ring,
         ring: Ring,
         position: Int[Array, ""],
         start: Int[Array, ""],
-    ) -> tuple[Float[Array, " embed"], Ring]:
-        """Attend from one more token, at `position`, and put it into the ring."""
-        query, fresh = self._ask(x[None], position[None]), self._remember(x[None], position[None])
+    ) -> tuple[Float[Array, "head key"], Ring]:
+        """What one row's newest token sees, and the ring with that token in it."""
         here = jnp.arange(self.window) == position % self.window
-        put = lambda past, new: jnp.where(here[:, None, None], new, past)
+        put = lambda past, new: jnp.where(here[:, None, None], new[None], past)
         ring = jax.tree.map(put, ring, fresh)
         age = (position - jnp.arange(self.window)) % self.window
         visible = position - age >= start
-        y = mix_one(query[0], ring.key, ring.value, visible)
-        return self.out(y.reshape(-1)), ring
+        return mix_one(query, ring.key, ring.value, visible), ring
 
 
 def attention(embed: int, heads: int, window: int, *, key: PRNGKeyArray) -> Attention:

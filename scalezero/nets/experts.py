@@ -24,8 +24,8 @@ class Expert(eqx.Module):
     up: Linear
     out: Linear
 
-    def __call__(self, x: Float[Array, " embed"]) -> Float[Array, " embed"]:
-        """Apply the expert to one token."""
+    def __call__(self, x: Float[Array, "*axes embed"]) -> Float[Array, "*axes embed"]:
+        """Apply the expert to each token."""
         return self.out(jax.nn.silu(self.gate(x)) * self.up(x))
 
 
@@ -59,7 +59,7 @@ class Experts(eqx.Module):
         self, x: Float[Array, "token embed"]
     ) -> tuple[Float[Array, "token embed"], Routing]:
         """The layer's output for every token, and its routing."""
-        logits = jax.vmap(self.router)(x)
+        logits = self.router(x)
         if self.kind == "trained":
             weight, chosen = jax.lax.top_k(jax.nn.softmax(logits), self.picks)
         else:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from scalezero.nets.swiglu import Weights, by_expert, slopes, swiglu
+from scalezero.nets.swiglu import Sorted, Weights, by_expert, slopes, summed, swiglu
 from scalezero.nets.tiles import in_tiles
 from scalezero.nets.turns import in_turns, in_turns_backward
 
@@ -23,7 +23,6 @@ CACHED = 1 << 18  # multiply-adds of one narrow expert for a token; up to this, 
 ROOMY = 1.5  # times an even load that a bucket holds at most on a CPU; worse loads take turns
 IDLE = 4  # experts for each one with tokens, from which on a CPU only the latter are read, in turns
 WEIGHTS_ALONE = 64  # tokens of a bucket up to which only the reading of weights counts
-COLUMNS = 128  # tokens of a bucket that are fewer than these stand in columns
 
 
 def routed(
@@ -62,8 +61,8 @@ def dense(
     gate, up, out = weights
     each = jax.nn.one_hot(chosen, len(gate)) * share[..., None]
     # The share may be applied before `out`, which is linear: one product sums over experts.
-    hidden = jax.nn.silu(_product("ehd,nd->neh", gate, x)) * _product("ehd,nd->neh", up, x)
-    return _product("edh,neh->nd", out, hidden * jnp.sum(each, axis=1)[..., None])
+    hidden = jax.nn.silu(summed("ehd,nd->neh", gate, x)) * summed("ehd,nd->neh", up, x)
+    return summed("edh,neh->nd", out, hidden * jnp.sum(each, axis=1)[..., None])
 
 
 def bucketed(
@@ -104,16 +103,11 @@ def capacities(pairs: int, count: int) -> tuple[int, ...]:
     return (*sizes, pairs)
 
 
-def _product(axes: str, weight: Array, x: Array) -> Float[Array, "..."]:
-    """An `einsum` whose second operand follows the first one's type, with sums in float32."""
-    return jnp.einsum(axes, weight, x.astype(weight.dtype), preferred_element_type=jnp.float32)
-
-
 def _summed(
     done: Float[Array, "pair embed"], share: Float[Array, "token pick"]
 ) -> Float[Array, "token embed"]:
     """What each token is given by its experts together."""
-    return jnp.sum(done.reshape(*share.shape, -1) * share[..., None], axis=1)
+    return jnp.sum(done.reshape(*share.shape, done.shape[-1]) * share[..., None], axis=1)
 
 
 class _Buckets(NamedTuple):
@@ -133,14 +127,9 @@ class _Buckets(NamedTuple):
     def forward(
         self, weights: Weights, x: Float[Array, "pair embed"]
     ) -> Float[Array, "pair embed"]:
-        """Few tokens stand in columns: times a large matrix they are fastest that way round."""
-        gate, up, out = weights
-        bucket = self.fill(x.astype(gate.dtype), len(gate))
-        if self.capacity >= COLUMNS:
-            return self._taken(swiglu(weights, bucket))
-        column = lambda weight: _product("ehd,ecd->ehc", weight, bucket)
-        done = _product("edh,ehc->edc", out, jax.nn.silu(column(gate)) * column(up))
-        return done.at[self.owner, :, self.rank].get(mode="fill", fill_value=0)
+        """What its expert makes of each token."""
+        gate, _, _ = weights
+        return self._taken(swiglu(weights, self.fill(x.astype(gate.dtype), len(gate))))
 
     def backward(
         self, weights: Weights, x: Float[Array, "pair embed"], slope: Float[Array, "pair embed"]
@@ -158,12 +147,12 @@ def _by_load(
     owner: Int[Array, " pair"],
     count: int,
     bucket: Callable[[_Buckets], Any],
-    turns: Callable[[], Any],
+    turns: Callable[[Sorted], Any],
 ) -> Any:
     """`bucket` with buckets of the smallest size that holds the load.
 
-    On a CPU loads that need more than `ROOMY` times an even one are left to `turns()`, and those
-    that leave nearly all experts idle.
+    On a CPU loads that need more than `ROOMY` times an even one are left to `turns`, and those that
+    leave nearly all experts idle.
     """
     at = by_expert(owner, count)
     rank = at.rank(owner)
@@ -176,8 +165,11 @@ def _by_load(
         return jax.lax.switch(needed(sizes[:-1]), buckets(sizes))
     most = max(sizes[0], WEIGHTS_ALONE, ROOMY * len(owner) // count)
     sizes = tuple(size for size in sizes if size <= most)
+    if sizes[-1] == len(owner) and count < IDLE:
+        return jax.lax.switch(needed(sizes[:-1]), buckets(sizes))
     idle = IDLE * jnp.sum(at.load > 0) <= count
-    return jax.lax.switch(jnp.where(idle, len(sizes), needed(sizes)), [*buckets(sizes), turns])
+    way = jnp.where(idle, len(sizes), needed(sizes))
+    return jax.lax.switch(way, [*buckets(sizes), lambda: turns(at)])
 
 
 @jax.custom_vjp
@@ -189,7 +181,7 @@ def _in_buckets(
         owner,
         len(weights[0]),
         lambda buckets: buckets.forward(weights, x),
-        lambda: in_turns(x, owner, weights),
+        lambda at: in_turns(x, at, weights),
     )
 
 
@@ -203,7 +195,7 @@ def _in_buckets_backward(kept, slope):
         owner,
         len(weights[0]),
         lambda buckets: buckets.backward(weights, x, slope),
-        lambda: in_turns_backward(x, owner, weights, slope),
+        lambda at: in_turns_backward(x, at, weights, slope),
     )
     return slope_x, None, slope_weights
 

@@ -5,6 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 BLOCK = 32  # tokens that are turned together
+FEW = (
+    64  # tokens up to which a CPU multiplies large float32 matrices faster by columns than by rows
+)
+LARGE = 1 << 16  # entries of such a matrix
 
 
 def product(
@@ -14,13 +18,26 @@ def product(
 
     A narrow product is rounded to the matrix's type first, and so is its cotangent: so all three
     products of a gradient are narrow. On a CPU the one by the matrix is fast only if the vectors
-    come on axes of `x`, not of a `vmap`.
+    come on axes of `x` alone: of a `vmap` each member would make a whole matrix of its own.
     """
     x = x.astype(matrix.dtype)
-    if x.ndim == 1 or matrix.dtype == jnp.float32 or jax.default_backend() != "cpu":
+    if x.ndim == 1 or jax.default_backend() != "cpu":
         return _times(x, matrix).astype(jnp.float32)
-    y = _of_many(matrix, x.reshape(-1, x.shape[-1]))
-    return y.reshape(*x.shape[:-1], -1).astype(jnp.float32)
+    many = x.reshape(-1, x.shape[-1])
+    if matrix.dtype != jnp.float32:
+        y = _of_many(matrix, many).astype(jnp.float32)
+    else:
+        few = len(many) <= FEW and matrix.size >= LARGE
+        y = upright(matrix @ many.T) if few else _times(many, matrix)
+    return y.reshape(*x.shape[:-1], len(matrix))
+
+
+def upright(columns: Float[Array, "*axes out token"]) -> Float[Array, "*axes token out"]:
+    """Columns as rows again, turned after what made them.
+
+    XLA would rather make them rows at once, which on a CPU is slower where they are few.
+    """
+    return jnp.swapaxes(jax.lax.optimization_barrier(columns), -1, -2)
 
 
 def _times(
@@ -65,7 +82,8 @@ def _turned(x: Float[Array, "expert token out"]) -> Float[Array, "expert out tok
     it is, and makes a float32 product; a loop it does not see through.
     """
     count, tokens, width = x.shape
-    room = BLOCK * max(2, -(-tokens // BLOCK))  # a loop of one block would be no loop
+    least = 2 if count == 1 else 1  # a loop of one block would be no loop
+    room = BLOCK * max(least, -(-tokens // BLOCK))
     blocks = jnp.pad(x, ((0, 0), (0, room - tokens), (0, 0))).reshape(-1, BLOCK, width)
     turned = jax.lax.map(jnp.transpose, blocks).reshape(count, -1, width, BLOCK)
     return jnp.moveaxis(turned, 1, 2).reshape(count, width, room)[:, :, :tokens]

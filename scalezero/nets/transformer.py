@@ -109,8 +109,7 @@ class Transformer(eqx.Module):
         x, rings = token, []
         for block, ring in zip(self.blocks, cache.rings, strict=True):
             inner = jax.vmap(block.before_attention)(x)
-            step = jax.vmap(block.attention.step)
-            y, ring = step(inner, ring, cache.position, cache.start)
+            y, ring = block.attention.step(inner, ring, cache.position, cache.start)
             x, _ = block.feed(x + y)
             rings.append(ring)
         return jax.vmap(self.last)(x), Cache(tuple(rings), cache.position + 1, cache.start)

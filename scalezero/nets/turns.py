@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from scalezero.nets.swiglu import Own, Sorted, Weights, by_expert, slopes, swiglu
+from scalezero.nets.swiglu import Own, Sorted, Weights, slopes, swiglu
 
-FEWEST = 64  # tokens of a product; fewer take as long
+FEWEST = 16  # tokens of a product; fewer take as long
 
 
 def portions(pairs: int, count: int) -> tuple[int, ...]:
@@ -29,10 +29,9 @@ def portions(pairs: int, count: int) -> tuple[int, ...]:
 
 
 def in_turns(
-    x: Float[Array, "pair embed"], owner: Int[Array, " pair"], weights: Weights
+    x: Float[Array, "pair embed"], at: Sorted, weights: Weights
 ) -> Float[Array, "pair embed"]:
     """What its expert makes of each token."""
-    at = by_expert(owner, len(weights[0]))
     lined = _lined(at, x, weights)
 
     def turn(expert: Array, size: int, y: Array) -> tuple[Array, None]:
@@ -48,12 +47,11 @@ def in_turns(
 
 def in_turns_backward(
     x: Float[Array, "pair embed"],
-    owner: Int[Array, " pair"],
+    at: Sorted,
     weights: Weights,
     slope: Float[Array, "pair embed"],
 ) -> tuple[Float[Array, "pair embed"], Weights]:
     """The derivatives of `in_turns` by tokens and weights."""
-    at = by_expert(owner, len(weights[0]))
     lined, lined_slope = _lined(at, x, weights), _lined(at, slope, weights)
 
     def turn(expert: Array, size: int, y: Array) -> tuple[Array, Own]:

@@ -23,6 +23,9 @@ from scalezero.config import Config
 # Settings that a run may be resumed with differently, as long as they only grow.
 MAY_GROW = {"run.decisions"}
 
+# Variables that change how fast the same code runs.
+TUNING = ("GLIBC_TUNABLES", "XLA_FLAGS", "JAX_PLATFORMS")
+
 PACKAGES = (
     "scalezero",
     "jax",
@@ -196,6 +199,7 @@ def this_start() -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "variables": {name: os.environ[name] for name in TUNING if name in os.environ},
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -11,7 +11,7 @@ from reference_tree import Model, gumbel_search, puct_search
 from tabular import Tabular, at
 
 from scalezero.agent import search as search_module
-from scalezero.agent.halving import passes
+from scalezero.agent.halving import stretches
 from scalezero.agent.policies import IMPOSSIBLE
 from scalezero.agent.records import Listing
 from scalezero.agent.rules import completed_values, with_noise
@@ -214,9 +214,9 @@ def test_how_many_lanes_there_are_changes_no_plan(monkeypatch, actions, consider
     """Together with the slow tree, which goes one by one: all at once is the same search."""
     model = random_model(actions)
     entrants, made = min(actions, considered), []
-    for width in (1, 2, 3, entrants, 2 * entrants):
-        needed = passes(entrants, simulations, width)
-        monkeypatch.setattr(search_module, "breadth", lambda *_, w=width, n=needed: (w, n))
+    for least, most in ((1, 1), (1, 2), (3, 3), (1, entrants), (2, entrants), (9, 9)):
+        way = stretches({entrants}, simulations, least, most)
+        monkeypatch.setattr(search_module, "itinerary", lambda *_, way=way: way)
         searcher.cache_clear()
         made.append(
             search(
@@ -241,9 +241,9 @@ def test_rows_of_all_kinds_of_tasks_plan_the_same_in_any_number_of_lanes(monkeyp
     settings = SearchSettings(simulations=7, considered=3, candidates=3)
     listing = Listing(jnp.zeros((0, 2, 0), bool), None, None)
 
-    def planned(width: int):
-        needed = max(passes(count, 7, width) for count in (3, 4))
-        monkeypatch.setattr(search_module, "breadth", lambda *_: (width, needed))
+    def planned(most: int):
+        way = stretches({3, 4}, 7, 1, most)
+        monkeypatch.setattr(search_module, "itinerary", lambda *_: way)
         bound, still = world.bind(jnp.arange(4), 3, small.LIBRARY), jnp.zeros(())
         return plan(bound, history, listing, settings, still, key=jax.random.key(1))
 

@@ -60,4 +60,4 @@ def test_a_timing_is_the_median_and_where_most_calls_lie():
 def test_a_loop_of_unknown_length_counts_as_often_as_is_said():
     loop = lambda a, b: jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ b @ b.T, a)
     assert work(loop, A, B).flops == 2 * FLOPS
-    assert work(loop, A, B, rounds=2.5).flops == 5 * FLOPS
+    assert work(loop, A, B, rounds=(2.5,)).flops == 5 * FLOPS

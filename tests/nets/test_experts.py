@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scalezero.nets import experts as module
-from scalezero.nets import grouped, tiles, turns
+from scalezero.nets import grouped, swiglu, tiles, turns
 from scalezero.nets.experts import Experts, experts
 from scalezero.nets.grouped import capacities
 from scalezero.nets.linear import narrowed
@@ -53,14 +53,14 @@ WAYS = {
 def patched(way: str, patch: pytest.MonkeyPatch) -> None:
     """Make the sizes that select between ways small enough for a few tokens to tell them apart."""
     patch.setattr(tiles, "SIDES", (8, 8) if way == "wide tiles" else (2, 2))
-    patch.setattr(turns, "FEWEST", 2)
     patch.setattr(grouped, "WEIGHTS_ALONE", 2)
     if "buckets" in way:
         patch.setattr(grouped, "ROOMY", 99)
         patch.setattr(grouped, "IDLE", 99)
     if way == "turns":
         patch.setattr(grouped, "capacities", lambda pairs, _: (1, pairs))
-    patch.setattr(grouped, "COLUMNS", 0 if way == "buckets of rows" else grouped.COLUMNS)
+    columns = {"buckets alone": TOKENS + 1, "buckets of rows": 0, "wide tiles": 8}
+    patch.setattr(swiglu, "COLUMNS", columns.get(way, 20))
 
 
 @eqx.filter_jit

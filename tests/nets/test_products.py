@@ -26,6 +26,12 @@ def test_a_product_of_many_vectors_is_that_of_each(factors, kind):
     np.testing.assert_allclose(whole, jax.vmap(jax.vmap(lambda x: product(matrix, x)))(x))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_vectors_have_no_products(factors, kind):
+    nothing = jnp.zeros((2, 0, 3))
+    assert product(factors[0].astype(kind), nothing).shape == (2, 0, 5)
+
+
 def test_a_narrow_product_and_its_gradients_differ_by_rounding_alone(factors):
     def loss(matrix, x, kind):
         return jnp.sum(jnp.sin(product(matrix.astype(kind), x)))

@@ -16,7 +16,8 @@ def refused(path, settings) -> str:
     return str(caught.value)
 
 
-def test_a_folder_is_made_and_found_again(tmp_path):
+def test_a_folder_is_made_and_found_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     path = tmp_path / "runs" / "a"
     made = RunFolder.open(path, config(seed=4))
     assert RunFolder.find(path) == made
@@ -24,6 +25,7 @@ def test_a_folder_is_made_and_found_again(tmp_path):
     (start,) = made.about()["starts"]
     assert start["packages"]["jax"]
     assert start["devices"]
+    assert start["variables"]["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
 
 
 def test_every_start_is_noted(tmp_path):
