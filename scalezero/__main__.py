@@ -29,8 +29,8 @@ def _ask_for_huge_pages() -> None:
         return
     with contextlib.suppress(OSError):  # where it cannot be, small pages do
         if "[madvise]" in HUGE_PAGES.read_text():
-            os.environ |= {TUNABLES: "glibc.malloc.hugetlb=1", STARTED: "again"}
-            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+            variables = os.environ | {TUNABLES: "glibc.malloc.hugetlb=1", STARTED: "again"}
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], variables)
 
 
 if __name__ == "__main__":

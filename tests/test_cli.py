@@ -53,14 +53,15 @@ def test_huge_pages_are_asked_for_where_that_helps(says, given, again, tmp_path,
         setting.write_text(says)
     environ = dict(given)
     monkeypatch.setattr(os, "environ", environ)
-    monkeypatch.setattr(os, "execv", lambda path, words: begun.append(words))
+    monkeypatch.setattr(os, "execve", lambda _, words, given: begun.append([*words, given]))
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "scalezero", "doctor"])
     monkeypatch.setattr(command_line, "HUGE_PAGES", setting)
     monkeypatch.setattr("scalezero.cli.main", lambda: 7)
     assert command_line.command() == 7
-    assert begun == ([[sys.executable, "-m", "scalezero", "doctor"]] if again else [])
-    assert ("hugetlb" in environ.get("GLIBC_TUNABLES", "")) == again
+    variables = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "SCALEZERO_STARTED": "again"}
+    assert begun == ([[sys.executable, "-m", "scalezero", "doctor", variables]] if again else [])
+    assert environ == given  # nothing is said to be in force that is not
 
 
 def test_a_command_that_cannot_start_again_goes_on(tmp_path, monkeypatch):
@@ -69,12 +70,14 @@ def test_a_command_that_cannot_start_again_goes_on(tmp_path, monkeypatch):
 
     setting = tmp_path / "enabled"
     setting.write_text("[madvise]")
-    monkeypatch.setattr(os, "environ", {})
-    monkeypatch.setattr(os, "execv", refuse)
+    environ: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", environ)
+    monkeypatch.setattr(os, "execve", refuse)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(command_line, "HUGE_PAGES", setting)
     monkeypatch.setattr("scalezero.cli.main", lambda: 7)
     assert command_line.command() == 7
+    assert not environ
 
 
 def test_help_documents_every_setting(capsys):

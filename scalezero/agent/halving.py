@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-WORTH = 0.05  # of a search that one more stretch must save; each compiles the model once more
+WORTH = 0.05  # of a search, about, that a stretch must save; each compiles the model once more
 
 
 def rounds(entrants: int, simulations: int) -> list[tuple[int, int]]:
@@ -75,6 +75,8 @@ def cheapest(
 ) -> tuple[Stretch, ...]:
     """The stretches that cost a search of `rows` rows the least.
 
+    Their bounds are tried among what the largest race is halved to.
+
     Args:
         entrants: As `stretches` takes them.
         simulations: Of a whole search.
@@ -82,12 +84,14 @@ def cheapest(
         overhead: A pass costs as much as so many lanes of one row, whatever it holds.
     """
     races = tuple(entrants)
-    bounds = combinations_with_replacement(range(1, max(races, default=1) + 1), 2)
+    most = max(races, default=1) or 1
+    halves = [most >> times for times in reversed(range(most.bit_length()))]
+    bounds = combinations_with_replacement(halves, 2)
     ways = (stretches(races, simulations, *each) for each in bounds)
 
     def cost(way: tuple[Stretch, ...]) -> float:
-        passes = sum(each.passes * (overhead + rows * each.lanes) for each in way)
-        return passes * (1 + WORTH * len(way))
+        spent = sum(each.passes * (overhead + rows * each.lanes) for each in way)
+        return spent * (1 + WORTH * len(way))
 
     return min(ways, key=cost)
 

@@ -49,7 +49,11 @@ def work(function: Callable[..., Any], *args: Any, rounds: Iterable[float] = rep
 
     Args:
         function: With its arguments behind it.
-        rounds: How often each loop of unknown length goes round that has products in it, in order.
+        rounds: How often each loop of unknown length goes round that has products in it, in order,
+            those of every branch of a switch included.
+
+    Raises:
+        ValueError: `rounds` are too few.
     """
     with patch.object(experts, "routed", _even):
         traced, *_ = eqx.filter_make_jaxpr(function)(*args)
@@ -99,7 +103,11 @@ def _of(equation: Any, rounds: Iterator[float]) -> Work:
             return sum(inside, start=NO_WORK) * equation.params["length"]
         case "while":
             once = sum(inside, start=NO_WORK)
-            return once * next(rounds) if once.flops else NO_WORK
+            if not once.flops:
+                return NO_WORK
+            if (times := next(rounds, None)) is None:
+                raise ValueError("there are more loops with products in them than `rounds` given")
+            return once * times
         case _:
             return sum(inside, start=NO_WORK)
 

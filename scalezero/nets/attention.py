@@ -142,7 +142,10 @@ class Attention(eqx.Module):
         position: Int[Array, ""],
         start: Int[Array, ""],
     ) -> tuple[Float[Array, "head key"], Ring]:
-        """What one row's newest token sees, and the ring with that token in it."""
+        """What one row's newest token sees, and the ring with that token in it.
+
+        `fresh` holds that token's key and value alone, without an axis for places.
+        """
         here = jnp.arange(self.window) == position % self.window
         put = lambda past, new: jnp.where(here[:, None, None], new[None], past)
         ring = jax.tree.map(put, ring, fresh)

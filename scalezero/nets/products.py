@@ -5,9 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 BLOCK = 32  # tokens that are turned together
-FEW = (
-    64  # tokens up to which a CPU multiplies large float32 matrices faster by columns than by rows
-)
+FEW = 64  # vectors that a CPU multiplies by a large float32 matrix faster as columns than as rows
 LARGE = 1 << 16  # entries of such a matrix
 
 
@@ -35,9 +33,11 @@ def product(
 def upright(columns: Float[Array, "*axes out token"]) -> Float[Array, "*axes token out"]:
     """Columns as rows again, turned after what made them.
 
-    XLA would rather make them rows at once, which on a CPU is slower where they are few.
+    On a CPU XLA would make them rows at once, unless held off, which is slower for few of them.
     """
-    return jnp.swapaxes(jax.lax.optimization_barrier(columns), -1, -2)
+    if jax.default_backend() == "cpu":
+        columns = jax.lax.optimization_barrier(columns)
+    return jnp.swapaxes(columns, -1, -2)
 
 
 def _times(

@@ -70,7 +70,8 @@ def slopes(
 ) -> tuple[Float[Array, "expert token embed"], Weights]:
     """The derivatives of `swiglu` by tokens and weights, for one by what it gives.
 
-    What lies between is computed anew. Those by weights are of their type.
+    What lies between is computed anew, in rows: where `swiglu` takes columns, it may differ by
+    rounding. Those by weights are of their type.
     """
     gate, up, out = weights
     kind = gate.dtype

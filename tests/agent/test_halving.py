@@ -36,6 +36,7 @@ def test_as_many_lanes_as_are_cheapest():
     assert cheapest({8, 2}, 12, rows=16, overhead=1000) == ((2, 6),)
     assert cheapest({8, 1}, 12, rows=16, overhead=1000) == ((8, 2),)
     assert cheapest({1}, 12, rows=16, overhead=1000) == ((1, 12),)
+    assert cheapest({0}, 12, rows=16, overhead=1000) == ((1, 12),)
     assert cheapest(set(), 12, rows=16, overhead=1000) == ((1, 12),)
 
 

@@ -61,3 +61,5 @@ def test_a_loop_of_unknown_length_counts_as_often_as_is_said():
     loop = lambda a, b: jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ b @ b.T, a)
     assert work(loop, A, B).flops == 2 * FLOPS
     assert work(loop, A, B, rounds=(2.5,)).flops == 5 * FLOPS
+    with pytest.raises(ValueError, match="more loops with products"):
+        work(loop, A, B, rounds=())
