@@ -31,8 +31,8 @@ class PerSlot[Layer: eqx.Module](eqx.Module):
 
     def __call__(self, x: Float[Array, "slot *axes in"]) -> Float[Array, "slot *axes out"]:
         """Apply to every vector the layer of its slot's task."""
-        rows = lambda layer, xs: jax.vmap(layer)(xs.reshape(-1, xs.shape[-1]))
-        y = eqx.filter_vmap(rows)(self.layers, x)
+        rows = x.reshape(len(x), -1, x.shape[-1])
+        y = eqx.filter_vmap(lambda layer, each: layer(each))(self.layers, rows)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 

@@ -28,6 +28,7 @@ from scalezero.run.precision import precision_of
 from scalezero.run.texts import Texts
 
 TOKENS = (16, 64, 256, 1_024, 4_096, 16_384)
+FEW_TOKENS = 1_024  # what every expert makes of more would fill a laptop's memory
 
 
 def search(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Measurement]:
@@ -53,7 +54,11 @@ def search(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Meas
 
 
 def expert_layers(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Measurement]:
-    """One layer of experts, forward and backward, against a dense layer as wide as what is used."""
+    """One layer of experts, forward and backward, against dense ones.
+
+    `dense` is as wide as what a token uses; `all by all`, of few tokens, puts every token through
+    every expert.
+    """
     size, precision = config.model, precision_of(config.model)
     if not size.experts:
         raise ConfigError("model.experts = 0: there are no experts to measure")
@@ -81,6 +86,8 @@ def expert_layers(config: Config, seconds: float, rows: Sequence[int]) -> Iterat
             "all to one": (through, stuck, jnp.abs(x)),
             "dense": (_alone, single, x),
         }
+        if tokens <= FEW_TOKENS:
+            kinds["all by all"] = (_by_all, routed, x)
         needed = work(_alone, single, x), work(_slopes(_alone), single, x)
         for name, (layer, weights, given) in kinds.items():
             ways = ("forward", layer), ("and backward", _slopes(layer))
@@ -248,3 +255,9 @@ def _alone(layer: Experts, x: Array) -> Array:
     """What a layer must do for each token: one expert, and the shared one."""
     expert = jax.tree.map(lambda leaf: leaf[0], layer.routed)
     return expert(x) + layer.shared(x)
+
+
+def _by_all(layer: Experts, x: Array) -> Array:
+    """A layer whose tokens go through every expert, as a mixture without routing makes them."""
+    every = eqx.filter_vmap(lambda expert: expert(x))(layer.routed)
+    return jnp.sum(every, axis=0) + layer.shared(x)

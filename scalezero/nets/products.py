@@ -1,12 +1,14 @@
 """Matrix products whose operands may be narrow; whatever stands between them is float32."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 BLOCK = 32  # tokens that are turned together
-FEW = 64  # vectors that a CPU multiplies by a large float32 matrix faster as columns than as rows
-LARGE = 1 << 16  # entries of such a matrix
+FEW, LARGE = 64, 1 << 16  # vectors that a CPU multiplies by a matrix of so many entries as columns
+FEW_NARROW, LARGE_NARROW = 128, 1 << 14
 
 
 def product(
@@ -14,19 +16,19 @@ def product(
 ) -> Float[Array, "*axes out"]:
     """`matrix` times each vector, which follows its type; the result is float32.
 
-    A narrow product is rounded to the matrix's type first, and so is its cotangent: so all three
-    products of a gradient are narrow. On a CPU the one by the matrix is fast only if the vectors
-    come on axes of `x` alone: of a `vmap` each member would make a whole matrix of its own.
+    A narrow product is rounded to the matrix's type first (of few vectors on a CPU it is not), and
+    so is its cotangent: so all three products of a gradient are narrow. On a CPU they are fast only
+    if the vectors come on axes of `x` alone: of a `vmap` each member would make a whole matrix.
     """
     x = x.astype(matrix.dtype)
     if x.ndim == 1 or jax.default_backend() != "cpu":
         return _times(x, matrix).astype(jnp.float32)
     many = x.reshape(-1, x.shape[-1])
-    if matrix.dtype != jnp.float32:
-        y = _of_many(matrix, many).astype(jnp.float32)
-    else:
+    if matrix.dtype == jnp.float32:
         few = len(many) <= FEW and matrix.size >= LARGE
         y = upright(matrix @ many.T) if few else _times(many, matrix)
+    else:
+        y = _narrow(len(many) <= FEW_NARROW and matrix.size >= LARGE_NARROW, matrix, many)
     return y.reshape(*x.shape[:-1], len(matrix))
 
 
@@ -47,23 +49,28 @@ def _times(
     return jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())))
 
 
-@jax.custom_vjp
-def _of_many(
-    matrix: Float[Array, "out in"], x: Float[Array, "token in"]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _narrow(
+    columns: bool, matrix: Float[Array, "out in"], x: Float[Array, "token in"]
 ) -> Float[Array, "token out"]:
-    return _times(x, matrix)
+    if not columns:
+        return _times(x, matrix).astype(jnp.float32)
+    # As a stack of one: XLA has a fast narrow product with columns for stacks alone.
+    y = jnp.einsum("eoi,eti->eot", matrix[None], x[None], preferred_element_type=jnp.float32)
+    return upright(y)[0]
 
 
-def _of_many_forward(matrix, x):
-    return _times(x, matrix), (matrix, x)
+def _narrow_forward(columns, matrix, x):
+    return _narrow(columns, matrix, x), (matrix, x)
 
 
-def _of_many_backward(kept, slope):
+def _narrow_backward(columns, kept, slope):
     matrix, x = kept
+    slope = slope.astype(matrix.dtype)
     return outer(slope[None], x[None])[0], slope @ matrix
 
 
-_of_many.defvjp(_of_many_forward, _of_many_backward)
+_narrow.defvjp(_narrow_forward, _narrow_backward)
 
 
 def outer(

@@ -20,9 +20,10 @@ class VectorEncoder(eqx.Module):
     norm: LayerNorm
     last: Linear
 
-    def __call__(self, state: Float[Array, " size"]) -> Float[Array, " embed"]:
-        """The vector that stands for `state`, not yet normalised as a latent."""
-        return self.last(jax.nn.gelu(self.norm(self.first(self.scale(state)))))
+    def __call__(self, states: Float[Array, "row size"]) -> Float[Array, "row embed"]:
+        """The vectors that stand for `states`, not yet normalised as latents."""
+        inner = jax.vmap(self.norm)(self.first(jax.vmap(self.scale)(states)))
+        return self.last(jax.nn.gelu(inner))
 
 
 def vector_encoder(size: int, hidden: int, embed: int, *, key: PRNGKeyArray) -> VectorEncoder:

@@ -116,7 +116,7 @@ def test_groups_of_a_sim_norm_do_not_see_each_other(keys):
 def test_a_vector_encoder_takes_entries_of_any_scale(keys):
     encode = vector_encoder(4, 16, OUT, key=next(keys))
     x = jnp.array([[1e-3, -1.0, 50.0, 1e6], [1e-3, -1.1, 50.0, 1e6]])
-    y = jax.vmap(encode)(x)
+    y = encode(x)
     assert y.shape == (2, OUT)
     assert np.all(np.isfinite(y))
     assert np.abs(y[0] - y[1]).max() > 1e-4

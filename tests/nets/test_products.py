@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from scalezero.nets.linear import linear, merged, mlp, narrowed, stack, with_adapter
-from scalezero.nets.products import BLOCK, outer, product
+from scalezero.nets.products import BLOCK, FEW, FEW_NARROW, LARGE, outer, product
 
 KINDS = ["float32", "bfloat16"]
 NARROW = 2**-8  # what rounding to bfloat16 changes a number by, relative to it
@@ -24,6 +24,20 @@ def test_a_product_of_many_vectors_is_that_of_each(factors, kind):
     assert whole.dtype == jnp.float32
     assert whole.shape == (2, 4, 5)
     np.testing.assert_allclose(whole, jax.vmap(jax.vmap(lambda x: product(matrix, x)))(x))
+
+
+@pytest.mark.parametrize("vectors", [1, FEW, FEW + 1, FEW_NARROW, FEW_NARROW + 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_vectors_and_many_meet_a_large_matrix_alike(keys, kind, vectors):
+    """By whichever way, values and gradients are those of a product in float64, to rounding."""
+    matrix = jax.random.normal(next(keys), (LARGE // 256, 256)).astype(kind)
+    x, weight = (jax.random.normal(next(keys), (vectors, 256)).astype(kind) for _ in range(2))
+    y, back = jax.vjp(product, matrix, x)
+    slopes = back(weight.astype(jnp.float32))
+    m, x, w = (np.asarray(each, np.float64) for each in (matrix, x, weight))
+    for mine, true in zip((y, *slopes), (x @ m.T, w.T @ x, w @ m), strict=True):
+        bound = (1e-6 if kind == KINDS[0] else NARROW) * np.abs(true).max()
+        np.testing.assert_allclose(np.asarray(mine, np.float64), true, atol=bound)
 
 
 @pytest.mark.parametrize("kind", KINDS)
