@@ -30,7 +30,7 @@ class PerSlot[Layer: eqx.Module](eqx.Module):
     layers: Layer
 
     def __call__(self, x: Float[Array, "slot *axes in"]) -> Float[Array, "slot *axes out"]:
-        """Apply to every vector the layer of its slot's task."""
+        """Apply to every vector the layer of its slot's task, which takes rows of them."""
         rows = x.reshape(len(x), -1, x.shape[-1])
         y = eqx.filter_vmap(lambda layer, each: layer(each))(self.layers, rows)
         return y.reshape(*x.shape[:-1], y.shape[-1])

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 BLOCK = 32  # tokens that are turned together
-FEW, LARGE = 64, 1 << 16  # vectors that a CPU multiplies by a matrix of so many entries as columns
+# So many vectors at most meet a matrix of so many entries at least as columns, faster on a CPU.
+FEW, LARGE = 64, 1 << 16  # in float32
 FEW_NARROW, LARGE_NARROW = 128, 1 << 14
 
 

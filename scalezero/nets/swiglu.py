@@ -92,7 +92,7 @@ def slopes(
 def _through(
     weight: Float[Array, "expert out in"], x: Float[Array, "expert token in"]
 ) -> Float[Array, "expert token out"]:
-    """The product, rounded to the weights' type once, as `products.product` is."""
+    """The product, rounded to the weights' type once, as `product`'s of many is."""
     return jnp.einsum("eoi,eti->eto", weight, x).astype(jnp.float32)
 
 
