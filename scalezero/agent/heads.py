@@ -31,8 +31,8 @@ class PerSlot[Layer: eqx.Module](eqx.Module):
 
     def __call__(self, x: Float[Array, "slot *axes in"]) -> Float[Array, "slot *axes out"]:
         """Apply to every vector the layer of its slot's task, which takes rows of them."""
-        rows = x.reshape(len(x), -1, x.shape[-1])
-        y = eqx.filter_vmap(lambda layer, each: layer(each))(self.layers, rows)
+        apply = lambda layer, each: layer(each.reshape(-1, each.shape[-1]))
+        y = eqx.filter_vmap(apply)(self.layers, x)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 

@@ -47,7 +47,7 @@ def _run(config: Config) -> Iterator[Run]:
 def _collected(run: Run, seconds: float) -> Measurement:
     """Turns in which nothing is learnt; a window of all that training asks for is there after."""
     learn, rows = run.config.learn, len(run.tasks) * rows_of(run.config)
-    turn = lambda: run.collector.turn(run.actor, run.turns, key=run.act_key)
+    turn = lambda: run.collector.turn(run.actor.world, run.turns, key=run.act_key)
     took: list[float] = []
     waited = 0.0
     fewest = 2 * (learn.unroll + learn.n_step + 2)  # decisions in every environment

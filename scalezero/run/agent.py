@@ -1,6 +1,5 @@
 """A trained agent for people who want to use it: load it, show it what you see, get an action."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalezero.agent.act import act, empty_history, ready
+from scalezero.agent.act import Actor, act, empty_history
 from scalezero.agent.records import History, Observation
 from scalezero.agent.world import World
 from scalezero.config import Config
@@ -35,10 +34,7 @@ class Agent:
         self._translations: dict[str, Translation] = {}
         self._key = jax.random.key(config.seed)
         self._turn = 0
-
-    @functools.cached_property
-    def _ready(self) -> World:
-        return ready(self.world)
+        self._actor = Actor(world)
 
     def reset(self, task: str | None = None) -> None:
         """Forget the context of `task` (default: of all); call it when an episode begins."""
@@ -77,7 +73,7 @@ class Agent:
         history = self._history.get(task)
         fresh = history is None
         action, _, self._history[task] = act(
-            self._ready,
+            self._actor.world,
             jnp.array([self._numbers[task]]),
             empty_history(self.world, 1, 1, context) if fresh else history,
             self._as_batch(seen, spec),

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalezero.agent.act import ready
+from scalezero.agent.act import Actor
 from scalezero.agent.curriculum import (
     advanced,
     curriculum,
@@ -90,7 +90,7 @@ class Run:
             )
             self._opened = opened.pop_all()
         self.recent = defaultdict(lambda: deque(maxlen=RECENT))
-        self.actor = ready(self.state.world)  # plans; behind `state.world` by the updates under way
+        self.actor = Actor(self.state.world)  # plans; behind `state.world` by the updates under way
         self.compiling: Future[None] | None = None
         self.learning: Future[tuple[Any, np.ndarray]] | None = None
         self.durations: deque[float] = deque(maxlen=TIMED)  # seconds of the latest updates
@@ -136,7 +136,7 @@ class Run:
             given = self.config, self.state, self.texts.contents(), self.rule
             self.compiling = self.thread.submit(inputs.compile_updates, *given)
         ended = set()
-        for episode in self.collector.turn(self.actor, self.turns, key=self.act_key):
+        for episode in self.collector.turn(self.actor.world, self.turns, key=self.act_key):
             self.recent[episode.task].append(episode.score)
             ended.add(episode.task)
             self.logs["episodes"].write({"decisions": self.decisions, **vars(episode)})
@@ -193,7 +193,7 @@ class Run:
         self.settle()
         before = self._sizes()
         self.state = grown(self.state, self.rule, growth_of(self.config, self.curriculum.stage))
-        self.actor = ready(self.state.world)
+        self.actor = Actor(self.state.world)
         self.curriculum = advanced(self.curriculum, self.updates)
         said = f"stage {self.curriculum.stage} at update {self.updates:,}: {why}"
         self.note(
@@ -295,7 +295,7 @@ class Run:
         slots = jnp.asarray(np.broadcast_to(task, (count, len(task))))
         batches = batch_of(sampled)
         self.settle()
-        self.actor = ready(self.state.world)
+        self.actor = Actor(self.state.world)
         self.learning = self.thread.submit(
             self._updated, self.taught, self.state, batches, slots, self.texts.contents()
         )
