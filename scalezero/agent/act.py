@@ -56,24 +56,6 @@ def _ready(world: World) -> World:
     return eqx.tree_at(parts, whole, narrow, is_leaf=lambda part: part is None)
 
 
-class Actor:
-    """The world that searches read while it is learnt: made `ready` when the first one asks.
-
-    So what no search ever asks for, between updates that follow each other, costs nothing.
-    """
-
-    def __init__(self, world: World) -> None:
-        """Plans with `world`, whatever is learnt after."""
-        self._world, self._is_ready = world, False
-
-    @property
-    def world(self) -> World:
-        """What `ready` makes of it; the world that it is made of is not kept."""
-        if not self._is_ready:
-            self._world, self._is_ready = ready(self._world), True
-        return self._world
-
-
 @eqx.filter_jit(donate="none")
 def act(
     world: World,

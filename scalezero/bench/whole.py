@@ -68,7 +68,10 @@ def _collected(run: Run, seconds: float) -> Measurement:
 
 
 def _learnt(run: Run, seconds: float) -> Measurement:
-    """Updates on what was just collected, sampling and transfer included."""
+    """Updates on what was just collected, sampling and transfer included.
+
+    No search follows, so no weights are made ready for one.
+    """
     learn, count = run.config.learn, run.config.learn.updates_per_call
     took: list[float] = []
     given, run.given = run.given, np.full_like(run.given, -1e9)  # no task has had its share

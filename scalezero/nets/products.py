@@ -22,7 +22,10 @@ def product(
     if the vectors come on axes of `x` alone: of a `vmap` each member would make a whole matrix.
     """
     x = x.astype(matrix.dtype)
-    if x.ndim == 1 or jax.default_backend() != "cpu":
+    on_cpu = jax.default_backend() == "cpu"
+    if on_cpu:  # or XLA makes `x` and the product in one slow kernel; and so with its cotangent
+        x = jax.lax.optimization_barrier(x)
+    if x.ndim == 1 or not on_cpu:
         return _times(x, matrix).astype(jnp.float32)
     many = x.reshape(-1, x.shape[-1])
     if matrix.dtype == jnp.float32:

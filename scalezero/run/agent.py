@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalezero.agent.act import Actor, act, empty_history
+from scalezero.agent.act import act, empty_history
 from scalezero.agent.records import History, Observation
 from scalezero.agent.world import World
 from scalezero.config import Config
 from scalezero.envs.catalog import translation
 from scalezero.envs.spec import NOTHING, Image, Page, Task, Text, Translation, Vector
+from scalezero.run.actor import Actor
 from scalezero.run.build import tasks_of, world_of
 from scalezero.run.checkpoint import Checkpoints
 from scalezero.run.folder import RunError, RunFolder, compiled_programs
@@ -26,6 +27,7 @@ class Agent:
     def __init__(self, world: World, config: Config, tasks: Sequence[Task]) -> None:
         """Use `load` to get one."""
         self.world = world
+        self._actor = Actor(world)
         self.config = config
         self.tasks = tuple(tasks)
         self.texts = Texts(config, self.tasks)
@@ -34,7 +36,6 @@ class Agent:
         self._translations: dict[str, Translation] = {}
         self._key = jax.random.key(config.seed)
         self._turn = 0
-        self._actor = Actor(world)
 
     def reset(self, task: str | None = None) -> None:
         """Forget the context of `task` (default: of all); call it when an episode begins."""

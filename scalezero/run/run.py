@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalezero.agent.act import Actor
 from scalezero.agent.curriculum import (
     advanced,
     curriculum,
@@ -27,6 +26,7 @@ from scalezero.config import Config
 from scalezero.data.mixture import Mixture
 from scalezero.envs.spec import Text
 from scalezero.run import inputs
+from scalezero.run.actor import Actor
 from scalezero.run.build import growth_of, keys_of, learner_of, replays_of, tasks_of
 from scalezero.run.check import moving, sizes_of
 from scalezero.run.checkpoint import Checkpoints, journals_of

@@ -1,5 +1,3 @@
-import dataclasses
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,7 +5,7 @@ import numpy as np
 import pytest
 import small
 
-from scalezero.agent.act import Actor, act, empty_history, ready, remember
+from scalezero.agent.act import act, empty_history, ready, remember
 from scalezero.agent.records import History
 
 NUMBERS, ROWS = jnp.arange(4), 2
@@ -128,23 +126,6 @@ def test_memory_shifts_and_counts(world):
 
 def test_a_world_of_float32_that_has_not_grown_is_ready(world):
     assert ready(world) is world
-
-
-def test_an_actor_makes_its_world_ready_when_asked_and_never_again(monkeypatch, world):
-    made = []
-
-    def narrow(given):
-        made.append(given)
-        return dataclasses.replace(given, precision="bfloat16")
-
-    monkeypatch.setattr("scalezero.agent.act.ready", narrow)
-    actor = Actor(world)
-    assert not made
-    first = actor.world
-    assert first.precision == "bfloat16"
-    assert actor.world is first
-    assert len(made) == 1
-    assert made[0] is world
 
 
 @pytest.mark.slow

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import small
 
+from scalezero.agent.heads import per_task
 from scalezero.agent.records import History, Observation
 from scalezero.agent.tasks import in_slot_order
 from scalezero.envs.spec import Discrete, Image, Vector
 from scalezero.nets import grouped
+from scalezero.nets.linear import mlp
 
 NUMBERS, ROWS, TIME = (0, 1, 2, 3), 2, 3
 
@@ -220,3 +222,9 @@ def test_a_world_watches_known_rows_of_the_tasks_in_the_batch(world, batch):
     np.testing.assert_allclose(scale.mean[2], np.mean(seen[2, :, :-1], axis=(0, 1)), rtol=1e-4)
     np.testing.assert_array_equal(scale.mean[1], 0)
     np.testing.assert_array_equal(scale.batches, [1, 0, 1])
+
+
+def test_heads_of_no_slots_give_nothing(keys):
+    heads = per_task(lambda key: mlp(4, 8, 3, key=key), 2, key=next(keys))
+    nothing = heads.bind(jnp.zeros(0, jnp.int32))(jnp.zeros((0, 2, 4)))
+    assert nothing.shape == (0, 2, 3)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalezero.nets.image import resnet, vit
+from scalezero.nets.image import patches_of, resnet, vit
 from scalezero.nets.linear import linear, mlp, stack
 from scalezero.nets.norms import SimNorm, layer_norm, running_norm
 from scalezero.nets.vector import vector_encoder
@@ -40,6 +40,17 @@ def test_every_part_of_a_picture_can_be_seen(name, pictures):
     assert y.dtype == jnp.float32
     assert np.all(np.isfinite(y))
     assert np.all(np.abs(y[1:] - y[:1]).max(axis=1) > 1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 4, PATCH])
+def test_patches_are_squares_row_by_row(pictures, side):
+    picture = np.asarray(pictures[0])
+    squares = [
+        picture[top : top + side, left : left + side].reshape(-1)
+        for top in range(0, SHAPE[0], side)
+        for left in range(0, SHAPE[1], side)
+    ]
+    np.testing.assert_array_equal(patches_of(pictures[0], side), np.stack(squares))
 
 
 @pytest.mark.parametrize("side", [9, 16, 23])
