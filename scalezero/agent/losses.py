@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from scalezero.agent.records import Batch
 from scalezero.agent.support import cross_entropy, squash, two_hot
-from scalezero.agent.targets import targets
+from scalezero.agent.targets import ends, targets
 from scalezero.agent.world import SIM_GROUP, World
 from scalezero.config import LearnSettings
 from scalezero.nets.experts import Routing
@@ -117,13 +117,17 @@ def _look_ahead(
     batch: Batch,
     task: Int[Array, " slot"],
     library: Shaped[Array, "text content"],
-) -> tuple[Float[Array, "slot row moment embed"], Float[Array, "slot row moment"]]:
-    """The target network's latent and value of every row, each with its past in sight."""
+) -> tuple[Float[Array, "slot row moment embed"], Float[Array, "slot row time"]]:
+    """What the target network makes of every row, and its value where each step's rewards end."""
+    time = batch.policy.shape[2]
     bound = target.bind(task, len(batch.observation.vector), library)
     latent = bound.encode(batch.observation)
     action = jnp.pad(batch.action, ((0, 0), (0, 0), (0, 1), (0, 0)))
     token = bound.action_token(action, bound.listing(batch.observation.text))
-    return latent, bound.value(bound.at_latents(latent, token))
+    end = ends(batch.known, time)
+    first = end[:, :, 0]
+    value = bound.value(bound.later(latent, token, first, time))
+    return latent, jnp.take_along_axis(value, end - first[:, :, None], axis=2)
 
 
 def _latent_loss(

@@ -9,7 +9,7 @@ Sources: MuZero, Eq. 5 (arXiv:1911.08265). Differs: LightZero takes a time limit
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from scalezero.agent.records import Batch, Targets
 from scalezero.envs.spec import GOES_ON, TERMINATED
@@ -18,7 +18,7 @@ from scalezero.envs.spec import GOES_ON, TERMINATED
 def targets(
     batch: Batch,
     latent: Float[Array, "slot row moment embed"],
-    value: Float[Array, "slot row moment"],
+    value: Float[Array, "slot row time"],
     discount: Float[Array, " slot"],
     reward_scale: Float[Array, " slot"],
 ) -> Targets:
@@ -27,12 +27,11 @@ def targets(
     Args:
         batch: Windows with `n_step` rows of look-ahead.
         latent: What the target network makes of each row's observation.
-        value: What the target network expects from each row on.
+        value: What the target network expects from the row on where each step's rewards `ends`.
         discount: Of each slot's task.
         reward_scale: Of each slot's task.
     """
     time = batch.policy.shape[2]
-    n_step = batch.reward.shape[2] - time
     reward = batch.reward * reward_scale[:, None, None]
     here = batch.known[:, :, :time]
     ending = batch.ending[:, :, :time]
@@ -42,9 +41,7 @@ def targets(
     return Targets(
         latent=latent[:, :, 1 : time + 1],
         reward=jnp.where(decided, reward[:, :, :time], 0.0),
-        value=n_step_value(
-            reward, batch.known, batch.ending == TERMINATED, value, discount, n_step
-        ),
+        value=n_step_value(reward, batch.known, batch.ending == TERMINATED, value, discount),
         decided=decided,
         followed=followed,
         rewarded=decided | over,
@@ -52,28 +49,37 @@ def targets(
     )
 
 
+def ends(known: Bool[Array, "slot row moment"], time: int) -> Int[Array, "slot row time"]:
+    """The row from which on a value stands for what follows each of `time` steps.
+
+    n steps later, or the last row that is known, or the step's own. They do not go down, and the
+    last is less than `time` rows behind the first.
+    """
+    step = jnp.arange(time)[None, None]
+    n_step = known.shape[2] - 1 - time
+    last = jnp.sum(jnp.cumprod(known, axis=2, dtype=jnp.int32), axis=2)[:, :, None] - 1
+    return jnp.maximum(step, jnp.minimum(step + n_step, last))
+
+
 def n_step_value(
     reward: Float[Array, "slot row transition"],
     known: Bool[Array, "slot row moment"],
     terminated: Bool[Array, "slot row moment"],
-    value: Float[Array, "slot row moment"],
+    value: Float[Array, "slot row time"],
     discount: Float[Array, " slot"],
-    n_step: int,
 ) -> Float[Array, "slot row time"]:
     """Σ_{j<m} γʲ r_{t+j} + γᵐ v(o_{t+m}), where m ≤ n is how far the episode is known.
 
-    Rows that terminate an episode are worth 0 themselves.
+    `value` is v(o_{t+m}). Rows that terminate an episode are worth 0 themselves.
     """
-    time = reward.shape[2] - n_step
+    time = value.shape[2]
     gamma = discount[:, None, None]
-    worth = jnp.where(terminated, 0.0, value)
-    total = jnp.zeros((*reward.shape[:2], time))
-    factor = jnp.ones_like(total)
-    bootstrap = worth[:, :, :time]
-    going = known[:, :, :time]
-    for j in range(n_step):
-        going = going & known[:, :, j + 1 : j + 1 + time]
+    end = ends(known, time)
+    steps = end - jnp.arange(time)[None, None]
+    total, factor = jnp.zeros_like(value), jnp.ones_like(value)
+    for j in range(reward.shape[2] - time):
+        going = j < steps
         total = jnp.where(going, total + factor * reward[:, :, j : j + time], total)
         factor = jnp.where(going, factor * gamma, factor)
-        bootstrap = jnp.where(going, worth[:, :, j + 1 : j + 1 + time], bootstrap)
-    return total + factor * bootstrap
+    over = jnp.take_along_axis(terminated, end, axis=2)
+    return total + factor * jnp.where(over, 0.0, value)

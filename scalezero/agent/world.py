@@ -185,7 +185,7 @@ class SlotWorld(eqx.Module):
     ) -> Unrolled:
         """The features of whole windows: latents, and the tokens of the actions taken there."""
         slots, rows, time, embed = latent.shape
-        features, routing = self._window(latent, token)
+        features, routing = self._backbone().window(_interleaved(latent, token))
         paired = features.reshape(slots, rows, time, 2, embed)
         return Unrolled(
             at_latent=paired[..., 0, :],
@@ -193,25 +193,23 @@ class SlotWorld(eqx.Module):
             routing=jax.tree.map(lambda x: x.reshape(slots, rows, *x.shape[1:]), routing),
         )
 
-    def at_latents(
+    def later(
         self,
-        latent: Float[Array, "slot row time embed"],
-        token: Float[Array, "slot row time embed"],
+        latent: Float[Array, "slot row moment embed"],
+        token: Float[Array, "slot row moment embed"],
+        first: Int[Array, "slot row"],
+        count: int,
     ) -> Float[Array, "slot row time embed"]:
-        """Of what `unroll` gives the features at latents alone, for less."""
-        features, _ = self._window(latent, token, every=2)
-        return features.reshape(latent.shape)
-
-    def _window(self, latent: Array, token: Array, every: int = 1) -> tuple[Array, Any]:
-        slots, rows, time, embed = latent.shape
-        tokens = jnp.stack([latent, token], axis=3).reshape(slots * rows, 2 * time, embed)
-        return self._backbone().window(tokens, every)
+        """Of what `unroll` gives, the features at `count` latents from `first` on, for less."""
+        slots, rows, _, embed = latent.shape
+        tokens = _interleaved(latent, token)
+        features = self._backbone().later(tokens, 2 * first.reshape(-1), count)
+        return features.reshape(slots, rows, count, embed)
 
     def root(self, history: History) -> tuple[Float[Array, "slot row embed"], Cache]:
         """The feature of each row's newest observation, with its context before it."""
         slots, rows, context, embed = history.latent.shape
-        pairs = jnp.stack([history.latent, history.token], axis=3)
-        tokens = pairs.reshape(slots * rows, 2 * context, embed)[:, :-1]
+        tokens = _interleaved(history.latent, history.token)[:, :-1]
         start = 2 * (context - history.length.reshape(-1))
         features, cache = self._backbone().sequence(tokens, start)
         return features[:, -1].reshape(slots, rows, embed), cache
@@ -255,6 +253,14 @@ class SlotWorld(eqx.Module):
 
     def _backbone(self) -> Transformer:
         return narrowed(self.shared.backbone, self.shared.precision)
+
+
+def _interleaved(
+    latent: Float[Array, "slot row time embed"], token: Float[Array, "slot row time embed"]
+) -> Float[Array, "_ token embed"]:
+    """The tokens of each window: a latent, the action taken there, the next latent, …"""
+    slots, rows, time, embed = latent.shape
+    return jnp.stack([latent, token], axis=3).reshape(slots * rows, 2 * time, embed)
 
 
 def world(config: Config, tasks: TaskTable, *, precision: str, key: PRNGKeyArray) -> World:

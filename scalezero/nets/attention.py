@@ -29,16 +29,23 @@ class Ring(eqx.Module):
 
 
 def rotate(
-    x: Float[Array, "*axes token head key"], position: Int[Array, " token"]
+    x: Float[Array, "*axes token head key"], position: Int[Array, "... token"]
 ) -> Float[Array, "*axes token head key"]:
     """`x` with each pair of entries turned by an angle proportional to the token's position."""
     half = x.shape[-1] // 2
     frequency = ROTARY_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = (position.astype(jnp.float32)[:, None] * frequency[None, :])[:, None, :]
+    angle = jnp.multiply.outer(position.astype(jnp.float32), frequency)[..., None, :]
     left, right = x[..., :half], x[..., half:]
     wave = lambda of: jnp.broadcast_to(of(angle).astype(x.dtype), left.shape)
     cos, sin = wave(jnp.cos), wave(jnp.sin)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+
+
+def at_places(
+    x: Float[Array, "row token embed"], places: Int[Array, "row asking"]
+) -> Float[Array, "row asking embed"]:
+    """Some tokens of each row."""
+    return jnp.take_along_axis(x, places[..., None], axis=1)
 
 
 def mix(
@@ -91,24 +98,28 @@ class Attention(eqx.Module):
         return Ring(key.astype(self.key.weight.dtype), value.astype(self.value.weight.dtype))
 
     def _ask(
-        self, x: Float[Array, "*axes token embed"], position: Int[Array, " token"]
+        self, x: Float[Array, "*axes token embed"], position: Int[Array, "... token"]
     ) -> Float[Array, "*axes token head key"]:
         return rotate(self._split(self.query, x), position)
 
     def sequences(
-        self, x: Float[Array, "row token embed"], start: Int[Array, " row"], every: int = 1
+        self,
+        x: Float[Array, "row token embed"],
+        start: Int[Array, " row"],
+        asking: Int[Array, "row asking"] | None = None,
     ) -> tuple[Float[Array, "row asking embed"], Ring]:
         """Attend within each sequence, whose tokens before `start` are padding.
 
-        Returns the tokens' keys and values too, which `ring` takes. With `every` = 2, every other
-        token attends, the first one included.
+        Returns the tokens' keys and values too, which `ring` takes. With `asking` only the tokens
+        at these places attend.
         """
         position = jnp.arange(x.shape[1])
-        asking = position[::every]
-        query, fresh = self._ask(x[:, ::every], asking), self._remember(x, position)
-        age = asking[:, None] - position[None, :]
+        asks = position[None] if asking is None else asking
+        query = self._ask(x if asking is None else at_places(x, asking), asks)
+        fresh = self._remember(x, position)
+        age = asks[:, :, None] - position[None, None]
         near = (age >= 0) & (age < self.window)
-        visible = near[None] & (position[None] >= start[:, None])[:, None]
+        visible = near & (position[None] >= start[:, None])[:, None]
         y = jax.vmap(mix)(query, fresh.key, fresh.value, visible)
         return self.out(y.reshape(*y.shape[:2], -1)), fresh
 

@@ -4,6 +4,7 @@ Blocks are pre-norm: attention within each sequence, then a feed-forward layer o
 all sequences at once, so that experts can be grouped across the batch.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import equinox as eqx
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from scalezero.nets.attention import Attention, Ring, attention
+from scalezero.nets.attention import Attention, Ring, at_places, attention
 from scalezero.nets.experts import Experts, Routing, experts
 from scalezero.nets.linear import Mlp, mlp
 from scalezero.nets.norms import LayerNorm, layer_norm
@@ -46,12 +47,15 @@ class Block(eqx.Module):
         return x + y.reshape(x.shape), routing
 
     def whole(
-        self, x: Float[Array, "row token embed"], start: Int[Array, " row"], every: int
+        self,
+        x: Float[Array, "row token embed"],
+        start: Int[Array, " row"],
+        asking: Int[Array, "row asking"] | None,
     ) -> tuple[Float[Array, "row asking embed"], Ring, Routing | None]:
-        """Whole sequences after the block, or every so many of their tokens; what it looked at."""
+        """Whole sequences after the block, or some of their tokens; what it looked at."""
         inner = jax.vmap(jax.vmap(self.before_attention))(x)
-        y, past = self.attention.sequences(inner, start, every)
-        x, routing = self.feed(x[:, ::every] + y)
+        y, past = self.attention.sequences(inner, start, asking)
+        x, routing = self.feed((x if asking is None else at_places(x, asking)) + y)
         return x, past, routing
 
 
@@ -81,23 +85,45 @@ class Transformer(eqx.Module):
         return features, Cache(rings, jnp.full_like(start, count), start)
 
     def window(
-        self, tokens: Float[Array, "row token embed"], every: int = 1
-    ) -> tuple[Float[Array, "row asking embed"], tuple[Routing, ...]]:
-        """The features of whole windows without padding, and where their tokens were routed.
-
-        With `every` = 2, those of every other token, the first one included: the last block, of
-        which no other token needs anything, then makes only these.
-        """
-        features, _, routings = self._pass(tokens, jnp.zeros(len(tokens), jnp.int32), every)
+        self, tokens: Float[Array, "row token embed"]
+    ) -> tuple[Float[Array, "row token embed"], tuple[Routing, ...]]:
+        """The features of whole windows without padding, and where their tokens were routed."""
+        features, _, routings = self._pass(tokens, jnp.zeros(len(tokens), jnp.int32))
         return features, routings
 
+    def later(
+        self, tokens: Float[Array, "row token embed"], first: Int[Array, " row"], count: int
+    ) -> Float[Array, "row asking embed"]:
+        """Of what `window` gives, `count` features: every other one from place `first` on.
+
+        Windows must be as long as that takes. Each block makes only what the next looks back on;
+        where in a window a token stands does not matter to it, since positions are relative.
+        """
+        size, span = tokens.shape[1], 2 * count - 1
+        begin, asked = jnp.zeros_like(first), []
+        for above in reversed(range(len(self.blocks))):  # how many blocks come after
+            reach = above * (self.blocks[0].attention.window - 1)
+            room, step = (span + reach, 1) if above else (count, 2)
+            if room >= size:
+                asked.append(None)
+                continue
+            place = jnp.maximum(first - reach, 0)
+            asked.append((place - begin)[:, None] + step * jnp.arange(room)[None])
+            begin = place
+        features, _, _ = self._pass(tokens, jnp.zeros_like(first), asked)
+        return features
+
     def _pass(
-        self, tokens: Float[Array, "row token embed"], start: Int[Array, " row"], every: int = 1
+        self,
+        tokens: Float[Array, "row token embed"],
+        start: Int[Array, " row"],
+        asked: Sequence[Int[Array, "row _"] | None] | None = None,
     ) -> tuple[Float[Array, "row asking embed"], list[Ring], tuple[Routing, ...]]:
+        """Through all blocks; each gives the tokens that are `asked` of it, or all."""
         x, past, routings = tokens, [], []
-        for block in self.blocks:
+        for block, asking in zip(self.blocks, asked or [None] * len(self.blocks), strict=True):
             whole = eqx.filter_checkpoint(Block.whole) if self.rematerialise else Block.whole
-            x, ring, routing = whole(block, x, start, every if block is self.blocks[-1] else 1)
+            x, ring, routing = whole(block, x, start, asking)
             past.append(ring)
             routings.extend([] if routing is None else [routing])
         return jax.vmap(jax.vmap(self.last))(x), past, tuple(routings)

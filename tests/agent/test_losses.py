@@ -6,6 +6,7 @@ import pytest
 import small
 
 from scalezero.agent.losses import loss, per_task
+from scalezero.agent.targets import ends, targets
 from scalezero.envs.spec import TERMINATED
 
 NUMBERS = (0, 1, 2, 3)
@@ -108,6 +109,24 @@ def test_targets_that_do_not_exist_may_even_be_no_number(worlds):
     )
     clean = value_and_gradient(worlds, batch, jnp.array(NUMBERS))
     near(value_and_gradient(worlds, holes, jnp.array(NUMBERS)), clean)
+
+
+@pytest.mark.parametrize("last", [1, 3, 9])
+def test_values_are_those_of_whole_windows_where_rewards_end(worlds, last):
+    batch, task = batch_of(worlds), jnp.array(NUMBERS)
+    known = jnp.arange(batch.known.shape[2]) <= last  # what follows was never seen
+    batch = eqx.tree_at(lambda b: b.known, batch, jnp.broadcast_to(known, batch.known.shape))
+    bound = worlds[1].bind(task, len(batch.observation.vector), small.LIBRARY)
+    latent = bound.encode(batch.observation)
+    action = jnp.pad(batch.action, ((0, 0), (0, 0), (0, 1), (0, 0)))
+    token = bound.action_token(action, bound.listing(batch.observation.text))
+    value = bound.value(eqx.filter_jit(bound.unroll)(latent, token).at_latent)
+    value = jnp.take_along_axis(value, ends(batch.known, batch.policy.shape[2]), axis=2)
+    table = bound.table
+    goal = targets(batch, latent, value, table.discount, table.reward_scale)
+    _, metrics, _ = value_and_gradient(worlds, batch, task)
+    near(metrics["target/value"], per_task(goal.value, goal.valued, task, len(NUMBERS)))
+    assert np.any(np.abs(value) > 1e-4)
 
 
 def test_changing_the_mix_of_tasks_does_not_recompile(worlds):

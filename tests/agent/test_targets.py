@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalezero.agent.records import Batch, Observation
-from scalezero.agent.targets import n_step_value, targets
+from scalezero.agent.targets import ends, n_step_value, targets
 from scalezero.envs.spec import GOES_ON, TERMINATED, TRUNCATED
 
 TIME, N = 4, 3
@@ -46,7 +46,12 @@ def one_row(x, dtype):
 
 @eqx.filter_jit
 def fast_value(reward, known, terminated, value, discount):
-    return n_step_value(reward, known, terminated, value, discount, N)
+    return n_step_value(reward, known, terminated, at_ends(value, known, TIME), discount)
+
+
+def at_ends(value, known, time):
+    """Of the values of all rows, those that targets read."""
+    return jnp.take_along_axis(value, ends(known, time), axis=2)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -65,6 +70,15 @@ def test_values_are_what_a_loop_over_steps_gives(window, gamma):
         if known[t]:
             slow = slow_value(reward, known, terminated, value, gamma, N, t)
             np.testing.assert_allclose(fast[0, 0, t], slow, atol=1e-4)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(windows())
+def test_rows_whose_values_are_read_stand_close_together(window):
+    _, known, _, _ = window
+    end = np.asarray(ends(one_row(known, bool), TIME))[0, 0]
+    assert np.all(np.diff(end) >= 0) and end[-1] - end[0] < TIME
+    assert all(known[row] for row, own in zip(end, known, strict=False) if own)
 
 
 def batch(ending, known, reward, time: int) -> Batch:
@@ -89,10 +103,11 @@ def batch(ending, known, reward, time: int) -> Batch:
 
 def by_hand(ending, known):
     """Targets of 3 decisions, two steps ahead: rewards 1 2 4 8 16, values 10 20 … 60, γ = ½."""
+    window = batch(ending, known, [1, 2, 4, 8, 16], time=3)
     made = targets(
-        batch(ending, known, [1, 2, 4, 8, 16], time=3),
+        window,
         latent=jnp.arange(1.0, 7.0)[None, None, :, None],
-        value=jnp.arange(10.0, 70.0, 10.0)[None, None],
+        value=at_ends(jnp.arange(10.0, 70.0, 10.0)[None, None], window.known, time=3),
         discount=jnp.array([0.5]),
         reward_scale=jnp.array([1.0]),
     )
@@ -135,7 +150,7 @@ def test_rewards_are_scaled_and_bootstrapped_values_are_not():
     make = lambda scale: targets(
         given,
         latent=jnp.zeros((1, 1, 6, 1)),
-        value=jnp.full((1, 1, 6), 8.0),
+        value=jnp.full((1, 1, 3), 8.0),
         discount=jnp.array([0.5]),
         reward_scale=jnp.array([scale]),
     )

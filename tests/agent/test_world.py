@@ -72,6 +72,19 @@ def test_the_order_of_slots_does_not_matter(world, batch):
     near(other, {name: x[order] for name, x in plain.items()})
 
 
+@pytest.mark.parametrize("count", [1, 2, TIME])
+def test_later_features_are_those_of_the_whole_window(world, batch, count):
+    bound = world.bind(jnp.array(NUMBERS), len(batch.observation.vector), small.LIBRARY)
+    latent = bound.encode(batch.observation)
+    action = jnp.pad(batch.action, ((0, 0), (0, 0), (0, 1), (0, 0)))
+    token = bound.action_token(action, bound.listing(batch.observation.text))
+    first = jnp.arange(len(NUMBERS) * ROWS).reshape(-1, ROWS) % (latent.shape[2] - count + 1)
+    later = eqx.filter_jit(bound.later)(latent, token, first, count)
+    whole = eqx.filter_jit(bound.unroll)(latent, token).at_latent
+    moment = first[:, :, None] + jnp.arange(count)[None, None]
+    near(later, jnp.take_along_axis(whole, moment[..., None], axis=2))
+
+
 @pytest.mark.parametrize("dense", [True, False], ids=["dense", "buckets"])
 def test_which_other_tasks_are_in_the_batch_does_not_matter(world, batch, dense, monkeypatch):
     if not dense:

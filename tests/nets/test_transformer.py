@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalezero.nets.attention import Ring, rotate
+from scalezero.bench.work import work
+from scalezero.nets.attention import Ring, at_places, rotate
 from scalezero.nets.linear import narrowed
 from scalezero.nets.transformer import Cache, Transformer, transformer
 
@@ -122,14 +123,23 @@ def test_windows_give_what_sequences_without_padding_give(model, tokens):
     np.testing.assert_allclose(features, plain, atol=2e-6)
 
 
-def test_every_other_feature_costs_less_and_is_the_same(model, tokens):
-    window = jax.jit(lambda tokens, every: model.window(tokens, every), static_argnums=1)
-    whole, routes = window(tokens, 1)
-    half, fewer = window(tokens, 2)
-    np.testing.assert_allclose(half, whole[:, ::2], atol=1e-5)
-    if routes:
-        assert routes[-1].chosen.shape[1] == TOKENS and fewer[-1].chosen.shape[1] == half.shape[1]
-        np.testing.assert_array_equal(fewer[0].chosen, routes[0].chosen)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_some_features_cost_less_and_are_the_same(model, tokens, count):
+    whole, _ = eqx.filter_jit(model.window)(tokens)
+    last = TOKENS - 2 * count + 1
+    later = eqx.filter_jit(lambda first: model.later(tokens, first, count))
+    for shift in range(last + 1):
+        first = (shift + 2 * jnp.arange(ROWS)) % (last + 1)
+        places = first[:, None] + 2 * jnp.arange(count)[None]
+        np.testing.assert_allclose(later(first), at_places(whole, places), atol=1e-5)
+
+
+def test_blocks_make_only_what_those_after_them_look_back_on(model, tokens):
+    first = jnp.full(ROWS, TOKENS - 1)
+    products = lambda call: work(lambda: call(tokens)).flops
+    every = products(lambda tokens: model.window(tokens))
+    one = products(lambda tokens: model.later(tokens, first, 1))
+    assert LAYERS == 2 and one < 0.5 * every
 
 
 def test_rows_do_not_see_each_other(model, tokens):
