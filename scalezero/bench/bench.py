@@ -1,14 +1,17 @@
 """Measure a part of a run at a size: the verb `bench`."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from scalezero import configure
 from scalezero.bench.ceilings import Ceilings, ceilings
@@ -57,13 +60,13 @@ class Bench:
         """Write it all to a file."""
         write(path, json.dumps(self.as_json(), indent=1) + "\n")
 
-    def show(self, console: Console | None = None) -> None:
-        """Print the table."""
-        console, top = console or Console(), self.ceilings
+    def table(self) -> Table:
+        """What was measured, a line each; names that are too long for a terminal go on below."""
+        top = self.ceilings
         can = f"{top.device}: {top.flops / 1e9:,.0f} GFLOP/s in one large product, "
         can += f"{top.bytes / 1e9:,.1f} GB/s read from one large array"
         table = Table(title=can, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
-        table.add_column("what", no_wrap=True)
+        table.add_column("what", overflow="fold")
         units = {each.unit for each in self.measurements}
         rate = f"{units.pop()}/s" if len(units) == 1 else ""
         for heading in ("ms", rate or "per second", "GFLOP/s", "GB/s", "of limit"):
@@ -79,7 +82,12 @@ class Bench:
                 f"{work.bytes / time.median / 1e9:,.1f}" if work.bytes else "",
                 f"{each.share(top):.0%}" if known else "",
             )
-        console.print(table)
+        return table
+
+    def show(self, console: Console | None = None) -> None:
+        """Print the table, and below it what else was measured."""
+        console = console or Console()
+        console.print(self.table())
         for each in self.measurements:
             for name, value in (each.notes or {}).items():
                 words = name.replace("_", " ")
@@ -125,8 +133,29 @@ def bench(
     for task in configure.tasks(config):  # what is missing is said before anything is measured
         if part in WORLDS:
             catalog.require(task)
-    top = ceilings(precision_of(config.model))
-    return Bench(part, config, top, tuple(_measured(part, config, seconds, rows, not alone)))
+    with _watched() as watch:
+        made = Bench(part, config, ceilings(precision_of(config.model)), ())
+        watch(made)
+        for each in _measured(part, config, seconds, rows, both=not alone):
+            made = replace(made, measurements=(*made.measurements, each))
+            watch(made)
+    return made
+
+
+@contextmanager
+def _watched() -> Iterator[Callable[[Bench], None]]:
+    """What shows how far a bench has come, on a terminal, drawn only when there is news.
+
+    A thread that kept it moving would take its time from what is measured.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda made: None
+        return
+    begin = Text("measuring what this machine can do …", style="dim")
+    with Live(begin, console=console, auto_refresh=False, transient=True) as live:
+        on = Text("measuring on …", style="dim")
+        yield lambda made: live.update(Group(made.table(), on), refresh=True)
 
 
 def parts() -> tuple[str, ...]:
@@ -135,7 +164,7 @@ def parts() -> tuple[str, ...]:
 
 
 def _measured(
-    part: str, config: Config, seconds: float, rows: Sequence[int], both: bool
+    part: str, config: Config, seconds: float, rows: Sequence[int], *, both: bool
 ) -> Iterator[Measurement]:
     match part:
         case "collection":

@@ -1,10 +1,13 @@
 """That every part is measured, and says what of and against what. How long it takes is no law."""
 
 import json
+from dataclasses import replace
+from io import StringIO
 
 import jax
 import jax.numpy as jnp
 import pytest
+from rich.console import Console
 
 from scalezero import configure
 from scalezero.bench.bench import bench, like, likes, parts
@@ -74,6 +77,28 @@ def test_routing_has_no_part_in_what_experts_must_do():
     for tokens in (4, 10, 600):
         must = work(through, layer, jnp.ones((tokens, 8))).flops
         assert must == 2 * tokens * (8 * 3 + 2 * 3 * 8 * 16 + 2 * 8 * 4)  # router, picks, shared
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_shows_what_is_measured_so_far(terminal, config, capsys, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1" if terminal else "0")
+    first, *_ = bench("replay", config, seconds=0.0).measurements
+    printed = capsys.readouterr()
+    shown = [part for part in printed.err.split("GB/s read") if "measuring on" in part]
+    assert not printed.out and bool(shown) == terminal
+    if terminal:
+        assert first.name not in shown[0] and first.name in shown[1] and first.name in shown[-1]
+
+
+def test_a_narrow_terminal_shows_whole_names(config):
+    width, made = 70, bench("replay", config, seconds=0.0)
+    long = "".join(f"{number}," for number in range(30))
+    named = replace(made, measurements=(replace(made.measurements[0], name=long),))
+    screen = Console(width=width, file=StringIO())
+    named.show(screen)
+    lines = screen.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert long in "".join(line.split()[0] for line in lines if line.strip())
 
 
 @pytest.mark.slow
