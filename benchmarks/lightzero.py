@@ -1,8 +1,7 @@
 """How fast is LightZero on this machine? Its UniZero, made as large as a `--like` of ours.
 
-    python3.11 -m venv lightzero && . lightzero/bin/activate
-    pip install -r benchmarks/lightzero.txt        # an environment of its own: it wants numpy < 2
-    python benchmarks/lightzero.py lightzero-dmc-small --threads 2 --out lightzero.json
+    python3.11 -m venv lightzero  # of its own; what goes in is in benchmarks/lightzero.txt
+    lightzero/bin/python benchmarks/lightzero.py lightzero-dmc-small --threads 2 --out it.json
 
 measures, on made-up observations and targets, what `scalezero bench end-to-end --like NAME` does of
 ours, and in LightZero's favour: decisions without environments and collector (its policy's
@@ -11,7 +10,7 @@ asks of the target network, and `_forward_learn`).
 
 LightZero 0.2.0, the last release, has no mixture of experts: one like ScaleZero's takes the place
 of each feed-forward layer, unless `--dense`. Pictures are read by its ResNet and learnt with a
-decoder, not by a vision transformer; so of Atari only decisions are measured.
+decoder, not by a vision transformer; so of Atari only decisions are measured, no updates.
 """
 
 import argparse
@@ -34,7 +33,6 @@ from torch.nn import functional
 
 ENVS = 8
 FEWEST = 5  # calls of which a median is worth telling
-CONTEXT = 4  # steps that a search looks back on
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,7 @@ class Size:
     candidates: int
     windows: int  # of an update
     unroll: int
+    context: int  # steps that a search looks back on
 
     @property
     def action(self) -> int:
@@ -63,10 +62,10 @@ class Size:
 
 
 SIZES = {
-    "lightzero-dmc-small": Size(True, 128, 2, 4, 4, 16, 16, 512, 5),
-    "lightzero-dmc-paper": Size(True, 768, 4, 24, 8, 50, 20, 128, 5),
-    "lightzero-atari-small": Size(False, 128, 2, 4, 4, 16, 18, 64, 10),
-    "lightzero-atari-paper": Size(False, 768, 4, 24, 8, 50, 18, 8, 10),
+    "lightzero-dmc-small": Size(True, 128, 2, 4, 4, 16, 16, 512, 5, 2),
+    "lightzero-dmc-paper": Size(True, 768, 4, 24, 8, 50, 20, 128, 5, 2),
+    "lightzero-atari-small": Size(False, 128, 2, 4, 4, 16, 18, 64, 10, 4),
+    "lightzero-atari-paper": Size(False, 768, 4, 24, 8, 50, 18, 8, 10, 4),
 }
 
 
@@ -96,10 +95,16 @@ class Experts(nn.Module):
         first, last = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.shared = nn.Sequential(first, nn.GELU(), last)
         for leaf in self.parameters():
-            nn.init.normal_(leaf, std=0.02) if leaf.dim() > 1 else nn.init.zeros_(leaf)
+            if leaf.dim() > 1:
+                nn.init.normal_(leaf, std=0.02)
+            else:
+                nn.init.zeros_(leaf)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens sorted by expert; experts without any cost nothing."""
+        """Tokens sorted by expert; experts without any cost nothing.
+
+        A single pick weighs 1 by the paper's router, which gets no gradient then.
+        """
         tokens = x.reshape(-1, x.shape[-1])
         chosen = self.router(tokens).argmax(dim=-1)
         loads = torch.bincount(chosen, minlength=len(self.each)).tolist()
@@ -142,7 +147,7 @@ def _settings(size: Size) -> dict[str, Any]:
         "num_unroll_steps": size.unroll,
         "max_blocks": size.unroll,
         "max_tokens": 2 * size.unroll,
-        "context_length": 2 * CONTEXT,
+        "context_length": 2 * size.context,
         "device": "cpu",
         "num_layers": size.layers,
         "num_heads": size.heads,
@@ -225,7 +230,7 @@ def decider(policy: Any, size: Size, random: np.random.Generator) -> Callable[[]
             policy._reset_collect(env_id=env, current_steps=steps, reset_init_data=False)
         return took
 
-    for _ in range(2 * CONTEXT):  # until the context is full
+    for _ in range(2 * size.context):  # until the context is full, and more
         decide()
     return decide
 

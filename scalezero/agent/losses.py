@@ -117,13 +117,16 @@ def _look_ahead(
     batch: Batch,
     task: Int[Array, " slot"],
     library: Shaped[Array, "text content"],
-) -> tuple[Float[Array, "slot row moment embed"], Float[Array, "slot row time"]]:
-    """What the target network makes of every row, and its value where each step's rewards end."""
+) -> tuple[Float[Array, "slot row transition embed"], Float[Array, "slot row time"]]:
+    """What the target network makes of the rows, and its value where each step's rewards end.
+
+    No target reads the last row, to which no step's rewards reach.
+    """
     time = batch.policy.shape[2]
     bound = target.bind(task, len(batch.observation.vector), library)
-    latent = bound.encode(batch.observation)
-    action = jnp.pad(batch.action, ((0, 0), (0, 0), (0, 1), (0, 0)))
-    token = bound.action_token(action, bound.listing(batch.observation.text))
+    seen = jax.tree.map(lambda x: x[:, :, :-1], batch.observation)
+    latent = bound.encode(seen)
+    token = bound.action_token(batch.action, bound.listing(seen.text))
     end = ends(batch.known, time)
     first = end[:, :, 0]
     value = bound.value(bound.later(latent, token, first, time))

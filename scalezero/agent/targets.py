@@ -17,7 +17,7 @@ from scalezero.envs.spec import GOES_ON, TERMINATED
 
 def targets(
     batch: Batch,
-    latent: Float[Array, "slot row moment embed"],
+    latent: Float[Array, "slot row transition embed"],
     value: Float[Array, "slot row time"],
     discount: Float[Array, " slot"],
     reward_scale: Float[Array, " slot"],

@@ -195,12 +195,12 @@ class SlotWorld(eqx.Module):
 
     def later(
         self,
-        latent: Float[Array, "slot row moment embed"],
-        token: Float[Array, "slot row moment embed"],
+        latent: Float[Array, "slot row transition embed"],
+        token: Float[Array, "slot row transition embed"],
         first: Int[Array, "slot row"],
         count: int,
     ) -> Float[Array, "slot row time embed"]:
-        """Of what `unroll` gives, the features at `count` latents from `first` on, for less."""
+        """Of what `unroll` gives, the features at the `first` latent and those after, for less."""
         slots, rows, _, embed = latent.shape
         tokens = _interleaved(latent, token)
         features = self._backbone().later(tokens, 2 * first.reshape(-1), count)

@@ -144,9 +144,10 @@ def bench(
 
 @contextmanager
 def _watched() -> Iterator[Callable[[Bench], None]]:
-    """What shows how far a bench has come, on a terminal, drawn only when there is news.
+    """Gives a function that shows, on a terminal, what was measured so far.
 
-    A thread that kept it moving would take its time from what is measured.
+    Drawn only when there is news: a thread that kept it moving would take its time from what is
+    measured.
     """
     console = Console(stderr=True)
     if not console.is_terminal:

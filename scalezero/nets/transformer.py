@@ -96,32 +96,33 @@ class Transformer(eqx.Module):
     ) -> Float[Array, "row asking embed"]:
         """Of what `window` gives, `count` features: every other one from place `first` on.
 
-        Windows must be as long as that takes. Each block makes only what the next looks back on;
-        where in a window a token stands does not matter to it, since positions are relative.
+        The last place, `first + 2 * count - 2`, must be in the window. Each block gives only what
+        the next looks back on; where in a window tokens stand does not matter, since positions are
+        relative.
         """
         size, span = tokens.shape[1], 2 * count - 1
-        begin, asked = jnp.zeros_like(first), []
+        begin, wanted = jnp.zeros_like(first), []
         for above in reversed(range(len(self.blocks))):  # how many blocks come after
             reach = above * (self.blocks[0].attention.window - 1)
             room, step = (span + reach, 1) if above else (count, 2)
             if room >= size:
-                asked.append(None)
+                wanted.append(None)
                 continue
             place = jnp.maximum(first - reach, 0)
-            asked.append((place - begin)[:, None] + step * jnp.arange(room)[None])
+            wanted.append((place - begin)[:, None] + step * jnp.arange(room)[None])
             begin = place
-        features, _, _ = self._pass(tokens, jnp.zeros_like(first), asked)
+        features, _, _ = self._pass(tokens, jnp.zeros_like(first), wanted)
         return features
 
     def _pass(
         self,
         tokens: Float[Array, "row token embed"],
         start: Int[Array, " row"],
-        asked: Sequence[Int[Array, "row _"] | None] | None = None,
+        wanted: Sequence[Int[Array, "row _"] | None] | None = None,
     ) -> tuple[Float[Array, "row asking embed"], list[Ring], tuple[Routing, ...]]:
-        """Through all blocks; each gives the tokens that are `asked` of it, or all."""
+        """Through all blocks; each gives the tokens that are `wanted` of it, or all."""
         x, past, routings = tokens, [], []
-        for block, asking in zip(self.blocks, asked or [None] * len(self.blocks), strict=True):
+        for block, asking in zip(self.blocks, wanted or [None] * len(self.blocks), strict=True):
             whole = eqx.filter_checkpoint(Block.whole) if self.rematerialise else Block.whole
             x, ring, routing = whole(block, x, start, asking)
             past.append(ring)

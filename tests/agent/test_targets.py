@@ -27,11 +27,11 @@ def slow_value(reward, known, terminated, value, gamma, n, t) -> float:
 @st.composite
 def windows(draw):
     """A window that begins `here` rows before its episode ends, in one of three ways."""
-    last = draw(st.integers(0, ROWS))  # ROWS: the episode outlasts the window
+    last = draw(st.integers(-1, ROWS))  # -1: nothing is known; ROWS: it outlasts the window
     ends = draw(st.sampled_from([GOES_ON, TERMINATED, TRUNCATED]))  # GOES_ON: the tail is unknown
     numbers = st.lists(st.floats(-5, 5, width=32), min_size=ROWS, max_size=ROWS)
     ending = np.zeros(ROWS, np.uint8)
-    if last < ROWS:
+    if 0 <= last < ROWS:
         ending[last] = ends
     reward, value = np.array(draw(numbers)), np.array(draw(numbers))
     # What lies behind the end belongs to another episode, or is nothing: any codes at all.
@@ -106,7 +106,7 @@ def by_hand(ending, known):
     window = batch(ending, known, [1, 2, 4, 8, 16], time=3)
     made = targets(
         window,
-        latent=jnp.arange(1.0, 7.0)[None, None, :, None],
+        latent=jnp.arange(1.0, 6.0)[None, None, :, None],
         value=at_ends(jnp.arange(10.0, 70.0, 10.0)[None, None], window.known, time=3),
         discount=jnp.array([0.5]),
         reward_scale=jnp.array([1.0]),
@@ -149,7 +149,7 @@ def test_rewards_are_scaled_and_bootstrapped_values_are_not():
     given = batch([0] * 6, [1] * 6, [1, 2, 4, 8, 16], time=3)
     make = lambda scale: targets(
         given,
-        latent=jnp.zeros((1, 1, 6, 1)),
+        latent=jnp.zeros((1, 1, 5, 1)),
         value=jnp.full((1, 1, 3), 8.0),
         discount=jnp.array([0.5]),
         reward_scale=jnp.array([scale]),

@@ -75,9 +75,8 @@ def test_the_order_of_slots_does_not_matter(world, batch):
 @pytest.mark.parametrize("count", [1, 2, TIME])
 def test_later_features_are_those_of_the_whole_window(world, batch, count):
     bound = world.bind(jnp.array(NUMBERS), len(batch.observation.vector), small.LIBRARY)
-    latent = bound.encode(batch.observation)
-    action = jnp.pad(batch.action, ((0, 0), (0, 0), (0, 1), (0, 0)))
-    token = bound.action_token(action, bound.listing(batch.observation.text))
+    seen = jax.tree.map(lambda x: x[:, :, :-1], batch.observation)
+    latent, token = bound.encode(seen), bound.action_token(batch.action, bound.listing(seen.text))
     first = jnp.arange(len(NUMBERS) * ROWS).reshape(-1, ROWS) % (latent.shape[2] - count + 1)
     later = eqx.filter_jit(bound.later)(latent, token, first, count)
     whole = eqx.filter_jit(bound.unroll)(latent, token).at_latent

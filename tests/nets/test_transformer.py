@@ -14,18 +14,21 @@ START = jnp.array([0, 3, 8])
 ROWS = len(START)
 
 
-def backbone(routed: int) -> Transformer:
+def backbone(
+    routed: int, layers: int = LAYERS, window: int = WINDOW, rematerialise: bool = False
+) -> Transformer:
     """A small backbone; with `routed` = 0, a dense one."""
     return transformer(
         EMBED,
-        LAYERS,
+        layers,
         HEADS,
-        WINDOW,
+        window,
         routed=routed,
         routed_hidden=8,
         shared_hidden=8,
         picks=1,
         router="trained",
+        rematerialise=rematerialise,
         key=jax.random.key(1),
     )
 
@@ -123,8 +126,20 @@ def test_windows_give_what_sequences_without_padding_give(model, tokens):
     np.testing.assert_allclose(features, plain, atol=2e-6)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_some_features_cost_less_and_are_the_same(model, tokens, count):
+@pytest.mark.parametrize(
+    ("layers", "window", "count", "made"),
+    [
+        (1, 5, 2, {}),
+        (2, 5, 1, {}),
+        (2, 5, 3, {}),
+        (3, 3, 1, {"rematerialise": True}),
+        (4, 3, 2, {}),  # the blocks give 9, 7, 5 and 2 tokens
+        (4, 3, 2, {"routed": 3}),
+        (4, 9, 2, {}),  # the first blocks give all
+    ],
+)
+def test_some_features_cost_less_and_are_the_same(tokens, layers, window, count, made):
+    model = backbone(**{"routed": 0, "layers": layers, "window": window} | made)
     whole, _ = eqx.filter_jit(model.window)(tokens)
     last = TOKENS - 2 * count + 1
     later = eqx.filter_jit(lambda first: model.later(tokens, first, count))
@@ -134,7 +149,7 @@ def test_some_features_cost_less_and_are_the_same(model, tokens, count):
         np.testing.assert_allclose(later(first), at_places(whole, places), atol=1e-5)
 
 
-def test_blocks_make_only_what_those_after_them_look_back_on(model, tokens):
+def test_blocks_give_only_what_those_after_them_look_back_on(model, tokens):
     first = jnp.full(ROWS, TOKENS - 1)
     products = lambda call: work(lambda: call(tokens)).flops
     every = products(lambda tokens: model.window(tokens))
