@@ -52,7 +52,7 @@ AXES: dict[str, str] = {
     "pair": "tokens, once for each expert that they are sent to",
     "bucket": "places for the tokens of one expert, as many for each",
     "laid": "places of tokens sorted by expert, in whole tiles",
-    "lined": "places of tokens sorted by expert, and as many empty ones",
+    "lined": "places of tokens sorted by expert, and some empty ones",
     "vocabulary": "sets of discrete actions that mean the same in several tasks",
     "patch": "patches of a picture, and the class token",
     # what a text holds

@@ -5,12 +5,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from scalezero.agent.policies import squash_action
+from scalezero.agent.ready import ready
 from scalezero.agent.records import History, Observation, Plan
 from scalezero.agent.search import plan
-from scalezero.agent.stages import merge, stage
 from scalezero.agent.world import World
 from scalezero.config import SearchSettings
-from scalezero.nets.linear import narrowed
 
 
 def empty_history(world: World, slots: int, rows: int, context: int) -> History:
@@ -36,24 +35,6 @@ def remember(
         token=shift(history.token, jnp.zeros_like(latent)),
         length=jnp.where(first, 1, jnp.minimum(history.length + 1, context)),
     )
-
-
-def ready(world: World) -> World:
-    """`world` as searches read it: adapters folded in, matrices as narrow as products take them.
-
-    A search does this itself; who searches often with one world saves every search the work. The
-    decisions are the same bit for bit.
-    """
-    plain = world.precision == "float32" and stage(world) == 0
-    return world if plain else _ready(world)
-
-
-@eqx.filter_jit
-def _ready(world: World) -> World:
-    parts = lambda world: (world.backbone, world.image)
-    whole = merge(world)
-    narrow = narrowed(parts(whole), world.precision)
-    return eqx.tree_at(parts, whole, narrow, is_leaf=lambda part: part is None)
 
 
 @eqx.filter_jit(donate="none")

@@ -85,6 +85,6 @@ class Targets(eqx.Module):
     valued: Bool[Array, "slot row time"]  # there is something to bootstrap from, or termination
 
 
-def concatenate_slots(*parts: Float[Array, "_ *axes"]) -> Float[Array, "slot *axes"]:
+def concatenate_slots(*parts: Float[Array, " _ *axes"]) -> Float[Array, " slot *axes"]:
     """All kinds of slots in their one order."""
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=0)

@@ -18,14 +18,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from scalezero.agent.halving import Stretch, cheapest
+from scalezero.agent.ready import uncached
 from scalezero.agent.records import History, Listing, Plan
 from scalezero.agent.rules import Gumbel, Puct, Rule, with_noise
 from scalezero.agent.tree import Leaves, Tree, descend, grown, planted
 from scalezero.agent.world import SlotWorld
 from scalezero.config import SearchSettings
 from scalezero.nets.transformer import Cache
-
-CACHED_BYTES = 32 << 20  # weights up to this stay in a CPU's caches
 
 
 class State(eqx.Module):
@@ -101,8 +100,7 @@ def itinerary(world: SlotWorld, settings: SearchSettings, rows: int) -> tuple[St
     """
     if settings.kind == "puct":
         return (Stretch(1, settings.simulations),)
-    weights, width = world.shared.backbone, jnp.dtype(world.shared.precision).itemsize
-    large = width * sum(leaf.size for leaf in jax.tree.leaves(weights)) > CACHED_BYTES
+    large = uncached(world.shared.backbone, world.shared.precision)
     overhead = (64 if large else 4) if jax.default_backend() == "cpu" else 512
     return cheapest(world.entrants(settings.considered), settings.simulations, rows, overhead)
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from scalezero.agent.act import act, empty_history, ready
+from scalezero.agent.act import act, empty_history
 from scalezero.agent.learner import update, update_many
 from scalezero.agent.optimiser import optimiser
+from scalezero.agent.ready import ready
 from scalezero.agent.search import itinerary
 from scalezero.bench.measure import Measurement, timed
 from scalezero.bench.work import NO_WORK, Work, work
@@ -56,8 +57,8 @@ def search(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Meas
 def expert_layers(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Measurement]:
     """One layer of experts, forward and backward, against dense ones.
 
-    `dense` is as wide as what a token uses; `all by all`, of few tokens, puts every token through
-    every expert.
+    Experts stand in a stack, as for updates. `dense` is as wide as what a token uses; `all by all`,
+    of few tokens, puts every token through every expert.
     """
     size, precision = config.model, precision_of(config.model)
     if not size.experts:

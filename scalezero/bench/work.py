@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scalezero.nets import experts
-from scalezero.nets.swiglu import Weights
+from scalezero.nets.swiglu import Apart, Weights
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,15 @@ def work(function: Callable[..., Any], *args: Any, rounds: Iterable[float] = rep
 
 
 def _even(
-    weights: Weights,
+    weights: Weights | Apart,
     x: Float[Array, "token embed"],
     chosen: Int[Array, "token pick"],
     share: Float[Array, "token pick"],
 ) -> Float[Array, "token embed"]:
     """In the shape of `grouped.routed`: its products if the load is even. The values are wrong."""
-    gate, up, out = weights
+    apart = isinstance(weights, Apart)
+    stack = lambda *each: jnp.stack(each)
+    gate, up, out = jax.tree.map(stack, *weights.experts) if apart else weights
     pairs = jnp.repeat(x, chosen.shape[1], axis=0)
     groups = min(len(gate), len(pairs))
     made = lambda weight, x: jnp.einsum("ehd,ecd->ech", weight[: len(x)], x.astype(weight.dtype))

@@ -15,6 +15,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from scalezero.nets.grouped import routed
 from scalezero.nets.linear import Linear, Mlp, linear, mlp, stack
+from scalezero.nets.swiglu import Apart
+
+MOST_APART = 16  # of a layer; XLA loads a program in a time that grows as its products, squared
 
 
 class Expert(eqx.Module):
@@ -27,6 +30,11 @@ class Expert(eqx.Module):
     def __call__(self, x: Float[Array, "*axes embed"]) -> Float[Array, "*axes embed"]:
         """Apply the expert to each token."""
         return self.out(jax.nn.silu(self.gate(x)) * self.up(x))
+
+    @property
+    def matrices(self) -> tuple[Array, Array, Array]:
+        """Of gate, up and out, adapters folded in; of a stack, with its axis."""
+        return self.gate.matrix, self.up.matrix, self.out.matrix
 
 
 def expert(embed: int, hidden: int, *, key: PRNGKeyArray) -> Expert:
@@ -50,7 +58,7 @@ class Experts(eqx.Module):
     """Routed experts and the shared one, over all tokens of a batch at once."""
 
     router: Linear
-    routed: Expert  # every leaf has a leading `expert` axis
+    routed: Expert | tuple[Expert, ...]  # a leading `expert` axis on every leaf; or `apart`
     shared: Mlp
     picks: int = eqx.field(static=True)
     kind: Literal["trained", "paper"] = eqx.field(static=True)
@@ -67,9 +75,26 @@ class Experts(eqx.Module):
             weight = jax.nn.softmax(best)
         y = self.shared(x)
         each = self.routed
-        weights = each.gate.matrix, each.up.matrix, each.out.matrix
+        stacked = isinstance(each, Expert)
+        weights = each.matrices if stacked else Apart(tuple(expert.matrices for expert in each))
         y = y + routed(weights, x, chosen, weight)
         return y, Routing(logits, chosen)
+
+    @property
+    def can_part(self) -> bool:
+        """Whether the experts stand in a stack, and are few enough to stand `apart`."""
+        return isinstance(self.routed, Expert) and len(self.routed.gate.weight) <= MOST_APART
+
+    def apart(self) -> "Experts":
+        """The same layer with experts that stand apart, so that none is copied to be read.
+
+        For searches alone: compiled, it has no derivative.
+        """
+        if not self.can_part:
+            return self
+        only = lambda index: jax.tree.map(lambda leaf: leaf[index], self.routed)
+        single = tuple(only(index) for index in range(self.router.weight.shape[0]))
+        return Experts(self.router, single, self.shared, self.picks, self.kind)
 
 
 def experts(

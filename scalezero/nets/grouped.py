@@ -1,4 +1,4 @@
-"""SwiGLU experts over routed tokens: the same sums in four ways, of which the sizes decide.
+"""SwiGLU experts over routed tokens: the same sums in several ways, chosen by layout and sizes.
 
 No token is ever dropped, and the cost follows the routing. Figures behind the choices:
 docs/performance.md.
@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from scalezero.nets.swiglu import Sorted, Weights, by_expert, slopes, summed, swiglu
+from scalezero.nets.apart import in_chunks
+from scalezero.nets.swiglu import Apart, Sorted, Weights, by_expert, slopes, summed, swiglu
 from scalezero.nets.tiles import in_tiles
 from scalezero.nets.turns import in_turns, in_turns_backward
 
@@ -26,7 +27,7 @@ WEIGHTS_ALONE = 64  # tokens of a bucket up to which only the reading of weights
 
 
 def routed(
-    weights: Weights,
+    weights: Weights | Apart,
     x: Float[Array, "token embed"],
     chosen: Int[Array, "token pick"],
     share: Float[Array, "token pick"],
@@ -34,11 +35,13 @@ def routed(
     """Σ over picks of share · out(silu(gate x) · up x), by whichever way is cheapest at this size.
 
     Args:
-        weights: Of every expert's gate, up and out.
+        weights: Of every expert's gate, up and out. For experts that stand apart there is one way.
         x: Tokens.
         chosen: The experts that each token is sent to.
         share: What each of these counts.
     """
+    if isinstance(weights, Apart):
+        return chunked(weights, x, chosen, share)
     count, hidden, embed = weights[0].shape
     small, backend = 3 * count * hidden * embed <= SMALL, jax.default_backend()
     tiles = weights[0].dtype == jnp.float32 or 3 * hidden * embed <= CACHED
@@ -88,6 +91,17 @@ def tiled(
     """Tokens sorted by expert, and then tile by tile."""
     spread = jnp.repeat(x, chosen.shape[1], axis=0)
     return _summed(in_tiles(spread, chosen.reshape(-1), weights), share)
+
+
+def chunked(
+    weights: Apart,
+    x: Float[Array, "token embed"],
+    chosen: Int[Array, "token pick"],
+    share: Float[Array, "token pick"],
+) -> Float[Array, "token embed"]:
+    """Expert by expert, each a matrix of its own, chunk by chunk."""
+    spread = jnp.repeat(x, chosen.shape[1], axis=0)
+    return _summed(in_chunks(spread, chosen.reshape(-1), weights), share)
 
 
 def capacities(pairs: int, count: int) -> tuple[int, ...]:

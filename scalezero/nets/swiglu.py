@@ -21,6 +21,12 @@ type Weights = tuple[
 type Own = tuple[Array, Array, Array]  # those of one expert; or of a stack of it alone
 
 
+class Apart(NamedTuple):
+    """Weights of experts that stand apart: each matrix is an array of its own."""
+
+    experts: tuple[Own, ...]
+
+
 class Sorted(NamedTuple):
     """Pairs of a token and its expert, in the order of the experts."""
 
@@ -32,6 +38,15 @@ class Sorted(NamedTuple):
         """The place of each token among those of its expert."""
         rank = jnp.arange(len(owner), dtype=jnp.int32) - self.begin[owner[self.order]]
         return jnp.zeros(len(owner), jnp.int32).at[self.order].set(rank)
+
+    def lined(self, x: Float[Array, "pair embed"], room: int) -> Float[Array, "lined embed"]:
+        """The tokens in order, with `room` to read past the last."""
+        return jnp.concatenate([x[self.order], jnp.zeros((room, x.shape[-1]), x.dtype)])
+
+    def unlined(self, y: Float[Array, "lined embed"]) -> Float[Array, "pair embed"]:
+        """`lined` undone."""
+        in_order = y[: len(self.order)]
+        return jnp.zeros_like(in_order).at[self.order].set(in_order)
 
 
 def by_expert(owner: Int[Array, " pair"], count: int) -> Sorted:

@@ -129,6 +129,17 @@ class Transformer(eqx.Module):
             routings.extend([] if routing is None else [routing])
         return jax.vmap(jax.vmap(self.last))(x), past, tuple(routings)
 
+    def apart(self) -> "Transformer":
+        """The same backbone, with experts that stand apart."""
+        spread = lambda node: node.apart() if isinstance(node, Experts) else node
+        return jax.tree.map(spread, self, is_leaf=lambda node: isinstance(node, Experts))
+
+    @property
+    def can_part(self) -> bool:
+        """Whether `apart` changes anything."""
+        layers = (block.forward for block in self.blocks)
+        return any(isinstance(each, Experts) and each.can_part for each in layers)
+
     def step(
         self, token: Float[Array, "row embed"], cache: Cache
     ) -> tuple[Float[Array, "row embed"], Cache]:

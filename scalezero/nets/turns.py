@@ -32,7 +32,7 @@ def in_turns(
     x: Float[Array, "pair embed"], at: Sorted, weights: Weights
 ) -> Float[Array, "pair embed"]:
     """What its expert makes of each token."""
-    lined = _lined(at, x, weights)
+    lined = at.lined(x.astype(weights[0].dtype), len(x))
 
     def turn(expert: Array, size: int, y: Array) -> tuple[Array, None]:
         begin = at.begin[expert]
@@ -42,7 +42,7 @@ def in_turns(
         return jax.lax.dynamic_update_slice_in_dim(y, done[0], begin, 0), None
 
     y, _ = _each(at, turn, lambda: None, jnp.zeros(lined.shape, jnp.float32))
-    return _unsorted(at, y)
+    return at.unlined(y)
 
 
 def in_turns_backward(
@@ -52,7 +52,7 @@ def in_turns_backward(
     slope: Float[Array, "pair embed"],
 ) -> tuple[Float[Array, "pair embed"], Weights]:
     """The derivatives of `in_turns` by tokens and weights."""
-    lined, lined_slope = _lined(at, x, weights), _lined(at, slope, weights)
+    lined, lined_slope = (at.lined(y.astype(weights[0].dtype), len(x)) for y in (x, slope))
 
     def turn(expert: Array, size: int, y: Array) -> tuple[Array, Own]:
         begin = at.begin[expert]
@@ -64,7 +64,7 @@ def in_turns_backward(
 
     idle = lambda: jax.tree.map(lambda weight: jnp.zeros_like(weight[0]), weights)
     y, by_weights = _each(at, turn, idle, jnp.zeros(lined.shape, jnp.float32))
-    return _unsorted(at, y).astype(x.dtype), by_weights
+    return at.unlined(y).astype(x.dtype), by_weights
 
 
 def _each[Found](
@@ -91,16 +91,3 @@ def _each[Found](
 def _only(weights: Weights, expert: Int[Array, ""]) -> Own:
     """A stack of one expert."""
     return jax.tree.map(lambda each: jax.lax.dynamic_slice_in_dim(each, expert, 1), weights)
-
-
-def _lined(
-    at: Sorted, x: Float[Array, "pair embed"], weights: Weights
-) -> Float[Array, "lined embed"]:
-    """The tokens in order, in the weights' type, with room to read past the last."""
-    kind = weights[0].dtype
-    return jnp.concatenate([x[at.order].astype(kind), jnp.zeros(x.shape, kind)])
-
-
-def _unsorted(at: Sorted, y: Float[Array, "lined embed"]) -> Float[Array, "pair embed"]:
-    sorted_y = y[: len(at.order)]
-    return jnp.zeros_like(sorted_y).at[at.order].set(sorted_y)

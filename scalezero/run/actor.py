@@ -1,6 +1,6 @@
 """The world that searches read while another is learnt."""
 
-from scalezero.agent.act import ready
+from scalezero.agent.ready import ready
 from scalezero.agent.world import World
 
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalezero.agent.act import act, empty_history, ready
+from scalezero.agent.act import act, empty_history
+from scalezero.agent.ready import ready
 from scalezero.agent.world import World
 from scalezero.config import Config
 from scalezero.envs.pool import Pool

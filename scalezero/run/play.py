@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from scalezero.agent.act import act, empty_history
+from scalezero.agent.ready import ready
+from scalezero.agent.world import World
 from scalezero.envs.pool import Pool, Steps
 from scalezero.envs.spec import GOES_ON, TERMINATED, Text
 from scalezero.run.agent import Agent, load
@@ -51,15 +53,18 @@ def play(run: Path, task: str, *, episodes: int = 1, seed: int = 0) -> Iterator[
         raise RunError(f"{run}: {task} is not one of its tasks that show text; these are: {played}")
     number = [each.name for each in agent.tasks].index(task)
     pool = Pool([agent.tasks[number]], 1, seed=seed, training=False, read=agent.texts.read)
+    world = ready(agent.world)
     try:
         for episode in range(episodes):
-            yield from _episode(agent, pool, number, jax.random.key(seed + episode))
+            yield from _episode(agent, world, pool, number, jax.random.key(seed + episode))
     finally:
         pool.close()
 
 
-def _episode(agent: Agent, pool: Pool, number: int, key: jax.Array) -> Iterator[Moment]:
-    world, config = agent.world, agent.config
+def _episode(
+    agent: Agent, world: World, pool: Pool, number: int, key: jax.Array
+) -> Iterator[Moment]:
+    config = agent.config
     history = empty_history(world, 1, 1, config.search.context)
     steps, first, score, turn = pool.reset(), True, 0.0, 0
     while True:

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import small
 
-from scalezero.agent.act import act, empty_history, ready, remember
+from scalezero.agent.act import act, empty_history, remember
+from scalezero.agent.ready import ready
 from scalezero.agent.records import History
+from scalezero.agent.stages import grow
 
 NUMBERS, ROWS = jnp.arange(4), 2
 SETTINGS = small.config().search
@@ -124,8 +126,41 @@ def test_memory_shifts_and_counts(world):
     np.testing.assert_array_equal(later.length, expected)
 
 
-def test_a_world_of_float32_that_has_not_grown_is_ready(world):
+def test_a_small_world_of_float32_that_has_not_grown_is_ready(world):
     assert ready(world) is world
+
+
+@pytest.mark.slow
+def test_large_experts_stand_apart_in_a_ready_world_that_decides_the_same(monkeypatch):
+    monkeypatch.setattr("scalezero.agent.ready.CACHED_BYTES", 0)
+    settings = small.config(model={"expert_width": 12})  # nothing else is compiled at this width
+    world = small.small_world(settings=settings, key=jax.random.key(0))
+    once = ready(world)
+    decisions = [decide(each, past(world, 1), seen(0), False) for each in (world, once)]
+    jax.tree.map(np.testing.assert_array_equal, *decisions)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere experts stay in stacks")
+@pytest.mark.parametrize(
+    ("precision", "grows", "parts"),
+    [("float32", False, True), ("float32", True, True), ("bfloat16", False, False)],
+)
+def test_experts_stand_apart_in_float32_and_give_the_same(precision, grows, parts, monkeypatch):
+    monkeypatch.setattr("scalezero.agent.ready.CACHED_BYTES", 0)
+    settings = small.config(model={"precision": precision})
+    world = small.small_world(settings=settings, key=jax.random.key(0))
+    if grows:
+        world = grow(world, 2, 0.5, strengths=True, encoder=False, key=jax.random.key(2))
+    once = ready(world)
+    assert world.backbone.can_part
+    assert once.backbone.can_part != parts
+    if parts:
+        assert ready(once) is once
+        kept = [jax.tree.leaves(each.backbone.last)[0] for each in (once, world)]
+        assert grows or kept[0] is kept[1]  # only experts are copied
+        tokens = jax.random.normal(jax.random.key(1), (3, 6, world.choice_tokens.shape[-1]))
+        features = [each.backbone.window(tokens)[0] for each in (world, once)]
+        np.testing.assert_allclose(*features, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import small
 
-from scalezero.agent.act import act, ready
+from scalezero.agent.act import act
 from scalezero.agent.learner import grown, learner, update
 from scalezero.agent.optimiser import optimiser
+from scalezero.agent.ready import ready
 from scalezero.agent.stages import grow, learnt, merge, stage, trainable, with_dropout
 from scalezero.nets.linear import dropped, linear, merged, stack, with_adapter
 

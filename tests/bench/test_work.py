@@ -4,9 +4,16 @@ import pytest
 
 from scalezero.bench.measure import Measurement, timing
 from scalezero.bench.work import Work, work
+from scalezero.nets.experts import experts
 
 A, B = jnp.ones((2, 3)), jnp.ones((3, 5))
 FLOPS, BYTES = 2.0 * 2 * 3 * 5, 4.0 * (2 * 3 + 3 * 5 + 2 * 5)
+
+
+def test_experts_apart_count_as_in_a_stack():
+    layer, x = experts(8, 4, 6, 6, 1, "trained", key=jax.random.key(0)), jnp.ones((10, 8))
+    through = lambda layer, x: layer(x)[0]
+    assert work(through, layer.apart(), x) == work(through, layer, x)
 
 
 def test_a_product_counts_its_operations_and_what_it_touches():

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from scalezero.nets import apart, grouped, swiglu, tiles, turns
 from scalezero.nets import experts as module
-from scalezero.nets import grouped, swiglu, tiles, turns
 from scalezero.nets.experts import Experts, experts
 from scalezero.nets.grouped import capacities
 from scalezero.nets.linear import narrowed
@@ -120,6 +120,35 @@ def test_every_way_gives_what_a_loop_over_tokens_gives(kind, picks, load, way):
     model, x = layer(kind, picks), tokens(LOADS[load])
     mine, _, _ = learn(model, x, way)
     near(mine, one_by_one(model, x, LOADS[load]))
+
+
+@pytest.mark.parametrize(("chunk", "last"), [(32, 16), (4, 2)])
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize(("kind", "picks"), [("trained", 1), ("trained", 2), ("paper", 2)])
+def test_experts_apart_give_what_a_loop_over_tokens_gives(
+    kind, picks, load, chunk, last, monkeypatch
+):
+    monkeypatch.setattr(apart, "CHUNK", chunk)
+    monkeypatch.setattr(apart, "LAST", last)
+    model, x = layer(kind, picks), tokens(LOADS[load])
+    alone = model.apart()
+    assert not alone.can_part
+    mine, routing = eqx.filter_jit(lambda: alone(x))()
+    near(mine, one_by_one(model, x, LOADS[load]))
+    np.testing.assert_array_equal(routing.chosen[:, 0], LOADS[load])
+
+
+def test_experts_without_tokens_cost_nothing_apart(monkeypatch):
+    run = []
+    monkeypatch.setattr(apart, "swiglu", lambda own, x: run.append(x.shape[1]) or x)
+    with jax.disable_jit():
+        layer("trained", 1).apart()(tokens(LOADS["uneven"] % 2))
+    assert run == [32, 16]  # 18 tokens, and 6
+
+
+def test_too_many_experts_stay_in_a_stack():
+    many = experts(EMBED, module.MOST_APART + 1, 1, HIDDEN, 1, "trained", key=jax.random.key(0))
+    assert many.apart() is many
 
 
 @pytest.mark.slow
