@@ -57,8 +57,8 @@ def search(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Meas
 def expert_layers(config: Config, seconds: float, rows: Sequence[int]) -> Iterator[Measurement]:
     """One layer of experts, forward and backward, against dense ones.
 
-    Experts stand in a stack, as for updates. `dense` is as wide as what a token uses; `all by all`,
-    of few tokens, puts every token through every expert.
+    Experts stand in a stack, as for updates, or `apart`, as a search may read them. `dense` is as
+    wide as what a token uses; `all by all`, of few tokens, puts every token through every expert.
     """
     size, precision = config.model, precision_of(config.model)
     if not size.experts:
@@ -87,12 +87,15 @@ def expert_layers(config: Config, seconds: float, rows: Sequence[int]) -> Iterat
             "all to one": (through, stuck, jnp.abs(x)),
             "dense": (_alone, single, x),
         }
+        if routed.can_part:
+            kinds["apart"] = (through, routed.apart(), x)
         if tokens <= FEW_TOKENS:
             kinds["all by all"] = (_by_all, routed, x)
         needed = work(_alone, single, x), work(_slopes(_alone), single, x)
         for name, (layer, weights, given) in kinds.items():
-            ways = ("forward", layer), ("and backward", _slopes(layer))
-            for (way, call), least in zip(ways, needed, strict=True):
+            backward = [] if name == "apart" else [("and backward", _slopes(layer))]
+            ways = [("forward", layer), *backward]
+            for (way, call), least in zip(ways, needed, strict=False):
                 compiled = eqx.filter_jit(call)
                 took = timed(lambda c=compiled, w=weights, g=given: c(w, g), seconds)
                 yield Measurement(f"{tokens:,}, {name}, {way}", took, tokens, "tokens", least)

@@ -41,7 +41,7 @@ def routed(
         share: What each of these counts.
     """
     if isinstance(weights, Apart):
-        return chunked(weights, x, chosen, share)
+        return _by_pair(in_chunks, weights, x, chosen, share)
     count, hidden, embed = weights[0].shape
     small, backend = 3 * count * hidden * embed <= SMALL, jax.default_backend()
     tiles = weights[0].dtype == jnp.float32 or 3 * hidden * embed <= CACHED
@@ -78,8 +78,7 @@ def bucketed(
 
     On a CPU experts take turns instead where loads are too uneven for the smallest sizes.
     """
-    spread = jnp.repeat(x, chosen.shape[1], axis=0)
-    return _summed(_in_buckets(spread, chosen.reshape(-1), weights), share)
+    return _by_pair(_in_buckets, weights, x, chosen, share)
 
 
 def tiled(
@@ -89,19 +88,7 @@ def tiled(
     share: Float[Array, "token pick"],
 ) -> Float[Array, "token embed"]:
     """Tokens sorted by expert, and then tile by tile."""
-    spread = jnp.repeat(x, chosen.shape[1], axis=0)
-    return _summed(in_tiles(spread, chosen.reshape(-1), weights), share)
-
-
-def chunked(
-    weights: Apart,
-    x: Float[Array, "token embed"],
-    chosen: Int[Array, "token pick"],
-    share: Float[Array, "token pick"],
-) -> Float[Array, "token embed"]:
-    """Expert by expert, each a matrix of its own, chunk by chunk."""
-    spread = jnp.repeat(x, chosen.shape[1], axis=0)
-    return _summed(in_chunks(spread, chosen.reshape(-1), weights), share)
+    return _by_pair(in_tiles, weights, x, chosen, share)
 
 
 def capacities(pairs: int, count: int) -> tuple[int, ...]:
@@ -117,10 +104,16 @@ def capacities(pairs: int, count: int) -> tuple[int, ...]:
     return (*sizes, pairs)
 
 
-def _summed(
-    done: Float[Array, "pair embed"], share: Float[Array, "token pick"]
+def _by_pair[Stored](
+    through: Callable[[Array, Array, Stored], Array],
+    weights: Stored,
+    x: Float[Array, "token embed"],
+    chosen: Int[Array, "token pick"],
+    share: Float[Array, "token pick"],
 ) -> Float[Array, "token embed"]:
-    """What each token is given by its experts together."""
+    """What each token is given by its experts together; `through` takes pairs and their owners."""
+    spread = jnp.repeat(x, chosen.shape[1], axis=0)
+    done = through(spread, chosen.reshape(-1), weights)
     return jnp.sum(done.reshape(*share.shape, done.shape[-1]) * share[..., None], axis=1)
 
 

@@ -52,8 +52,8 @@ def play(run: Path, task: str, *, episodes: int = 1, seed: int = 0) -> Iterator[
         played = ", ".join(told) or "none"
         raise RunError(f"{run}: {task} is not one of its tasks that show text; these are: {played}")
     number = [each.name for each in agent.tasks].index(task)
-    pool = Pool([agent.tasks[number]], 1, seed=seed, training=False, read=agent.texts.read)
     world = ready(agent.world)
+    pool = Pool([agent.tasks[number]], 1, seed=seed, training=False, read=agent.texts.read)
     try:
         for episode in range(episodes):
             yield from _episode(agent, world, pool, number, jax.random.key(seed + episode))

@@ -140,12 +140,10 @@ def test_large_experts_stand_apart_in_a_ready_world_that_decides_the_same(monkey
     jax.tree.map(np.testing.assert_array_equal, *decisions)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere experts stay in stacks")
 @pytest.mark.parametrize(
-    ("precision", "grows", "parts"),
-    [("float32", False, True), ("float32", True, True), ("bfloat16", False, False)],
+    ("precision", "grows"), [("float32", False), ("float32", True), ("bfloat16", False)]
 )
-def test_experts_stand_apart_in_float32_and_give_the_same(precision, grows, parts, monkeypatch):
+def test_experts_stand_apart_in_float32_on_a_cpu(precision, grows, monkeypatch):
     monkeypatch.setattr("scalezero.agent.ready.CACHED_BYTES", 0)
     settings = small.config(model={"precision": precision})
     world = small.small_world(settings=settings, key=jax.random.key(0))
@@ -153,14 +151,15 @@ def test_experts_stand_apart_in_float32_and_give_the_same(precision, grows, part
         world = grow(world, 2, 0.5, strengths=True, encoder=False, key=jax.random.key(2))
     once = ready(world)
     assert world.backbone.can_part
-    assert once.backbone.can_part != parts
-    if parts:
+    apart = precision == "float32" and jax.default_backend() == "cpu"
+    assert once.backbone.can_part != apart
+    if precision == "float32":
         assert ready(once) is once
-        kept = [jax.tree.leaves(each.backbone.last)[0] for each in (once, world)]
+        kept = [each.backbone.last.gain for each in (once, world)]
         assert grows or kept[0] is kept[1]  # only experts are copied
-        tokens = jax.random.normal(jax.random.key(1), (3, 6, world.choice_tokens.shape[-1]))
-        features = [each.backbone.window(tokens)[0] for each in (world, once)]
-        np.testing.assert_allclose(*features, atol=1e-5)
+    tokens = jax.random.normal(jax.random.key(1), (3, 6, world.choice_tokens.shape[-1]))
+    features = [each.backbone.window(tokens)[0] for each in (world, once)]
+    np.testing.assert_allclose(*features, atol=1e-5 if precision == "float32" else 0.2)
 
 
 @pytest.mark.slow
