@@ -7,6 +7,7 @@ from jaxtyping import PyTree
 
 from scalezero.agent.stages import merge, stage
 from scalezero.agent.world import World
+from scalezero.nets.cpu import has_amx
 from scalezero.nets.linear import narrowed
 
 CACHED_BYTES = 32 << 20  # weights up to this stay in a CPU's caches
@@ -21,9 +22,9 @@ def uncached(backbone: PyTree, precision: str) -> bool:
 def ready(world: World) -> World:
     """`world` with adapters folded in, and matrices as products read them fastest.
 
-    They are as narrow as products take them; and on a CPU the experts of a large float32 backbone
-    stand apart, which copies these. A search does all this itself; who searches often with one
-    world saves every search the work, and decides the same bit for bit.
+    They are as narrow as products take them; and on a CPU the experts of a large backbone stand
+    apart, which copies these. A search does all this itself; who searches often with one world
+    saves every search the work, and decides the same bit for bit.
     """
     if world.precision != "float32" or stage(world):
         world = _merged(world)
@@ -41,9 +42,10 @@ def _merged(world: World) -> World:
 
 
 def _parts_experts(world: World) -> bool:
-    """Whether to set experts apart: stacks of float32 on a CPU, too large for its caches.
+    """Whether to set experts apart: stacks on a CPU, too large for its caches.
 
-    Narrow ones are slower apart where tokens are few.
+    With AMX narrow ones are slower apart where tokens are few.
     """
-    float32 = world.precision == "float32" and jax.default_backend() == "cpu"
-    return float32 and world.backbone.can_part and uncached(world.backbone, world.precision)
+    if jax.default_backend() != "cpu" or (world.precision != "float32" and has_amx()):
+        return False
+    return world.backbone.can_part and uncached(world.backbone, world.precision)

@@ -1,11 +1,9 @@
 """In which type does this machine make large matrix products best?"""
 
-import functools
-from pathlib import Path
-
 import jax
 
 from scalezero.config import ModelSettings
+from scalezero.nets.cpu import multiplies_bfloat16
 
 WIDE = 128  # embeddings from which on a CPU's units for bfloat16 are worth the conversions
 
@@ -20,10 +18,3 @@ def precision_of(size: ModelSettings) -> str:
         return size.precision
     narrow = jax.default_backend() != "cpu" or (size.embed >= WIDE and multiplies_bfloat16())
     return "bfloat16" if narrow else "float32"
-
-
-@functools.cache
-def multiplies_bfloat16() -> bool:
-    """Whether this CPU has units for matrix products of bfloat16 (Intel's AMX)."""
-    told = Path("/proc/cpuinfo")
-    return told.exists() and "amx_bf16" in told.read_text().split()

@@ -131,9 +131,12 @@ def test_a_small_world_of_float32_that_has_not_grown_is_ready(world):
 
 
 @pytest.mark.slow
-def test_large_experts_stand_apart_in_a_ready_world_that_decides_the_same(monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_large_experts_stand_apart_in_a_ready_world_that_decides_the_same(precision, monkeypatch):
     monkeypatch.setattr("scalezero.agent.ready.CACHED_BYTES", 0)
-    settings = small.config(model={"expert_width": 12})  # nothing else is compiled at this width
+    monkeypatch.setattr("scalezero.agent.ready.has_amx", lambda: False)
+    # Nothing else is compiled at this width.
+    settings = small.config(model={"expert_width": 12, "precision": precision})
     world = small.small_world(settings=settings, key=jax.random.key(0))
     once = ready(world)
     decisions = [decide(each, past(world, 1), seen(0), False) for each in (world, once)]
@@ -141,20 +144,30 @@ def test_large_experts_stand_apart_in_a_ready_world_that_decides_the_same(monkey
 
 
 @pytest.mark.parametrize(
-    ("precision", "grows"), [("float32", False), ("float32", True), ("bfloat16", False)]
+    ("precision", "grows", "amx"),
+    [
+        ("float32", False, True),
+        ("float32", True, False),
+        ("bfloat16", False, True),
+        ("bfloat16", True, False),
+    ],
 )
-def test_experts_stand_apart_in_float32_on_a_cpu(precision, grows, monkeypatch):
+def test_large_experts_stand_apart_on_a_cpu_but_narrow_ones_with_amx(
+    precision, grows, amx, monkeypatch
+):
     monkeypatch.setattr("scalezero.agent.ready.CACHED_BYTES", 0)
+    monkeypatch.setattr("scalezero.agent.ready.has_amx", lambda: amx)
     settings = small.config(model={"precision": precision})
     world = small.small_world(settings=settings, key=jax.random.key(0))
     if grows:
         world = grow(world, 2, 0.5, strengths=True, encoder=False, key=jax.random.key(2))
     once = ready(world)
     assert world.backbone.can_part
-    apart = precision == "float32" and jax.default_backend() == "cpu"
+    stacked = amx and precision == "bfloat16"
+    apart = jax.default_backend() == "cpu" and not stacked
     assert once.backbone.can_part != apart
+    assert eqx.tree_equal(ready(once), once)
     if precision == "float32":
-        assert ready(once) is once
         kept = [each.backbone.last.gain for each in (once, world)]
         assert grows or kept[0] is kept[1]  # only experts are copied
     tokens = jax.random.normal(jax.random.key(1), (3, 6, world.choice_tokens.shape[-1]))

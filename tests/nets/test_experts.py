@@ -138,6 +138,14 @@ def test_experts_apart_give_what_a_loop_over_tokens_gives(
     np.testing.assert_array_equal(routing.chosen[:, 0], LOADS[load])
 
 
+@pytest.mark.parametrize("load", LOADS)
+def test_narrow_experts_apart_give_the_same_but_for_rounding(load):
+    model, x = narrowed(layer("trained", 2), "bfloat16"), tokens(LOADS[load])
+    apart, stacked = (eqx.filter_jit(each)(x)[0] for each in (model.apart(), model))
+    assert np.abs(stacked).max() > 1
+    np.testing.assert_allclose(apart, stacked, atol=0.01)
+
+
 def test_experts_without_tokens_cost_nothing_apart(monkeypatch):
     run = []
     monkeypatch.setattr(apart, "swiglu", lambda own, x: run.append(x.shape[1]) or x)
