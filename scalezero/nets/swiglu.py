@@ -3,15 +3,18 @@
 Products take operands of the weights' type; all that stands between them is float32.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from scalezero.nets.cpu import has_amx
 from scalezero.nets.products import outer, upright
 
 COLUMNS = 128  # tokens of an expert that are fewer than these stand in columns
+ROWS = 16  # … but not so few before gate and up, if these are narrow and a CPU has no AMX for them
 
 type Weights = tuple[
     Float[Array, "expert hidden embed"],
@@ -65,12 +68,13 @@ def swiglu(
     """
     gate, up, out = weights
     x = x.astype(gate.dtype)
-    if x.shape[1] < COLUMNS:
-        column = lambda weight: summed("eoi,eti->eot", weight, x)
-        hidden = jax.nn.silu(column(gate)) * column(up)
-        return upright(summed("eoi,eit->eot", out, hidden))
-    hidden = jax.nn.silu(_through(gate, x)) * _through(up, x)
-    return _through(out, hidden.astype(gate.dtype))
+    if x.shape[1] >= COLUMNS:
+        hidden = jax.nn.silu(_through(gate, x)) * _through(up, x)
+        return _through(out, hidden.astype(gate.dtype))
+    rows = x.shape[1] <= ROWS and gate.dtype != jnp.float32 and not has_amx()
+    inner = functools.partial(summed, "eoi,eti->eto" if rows else "eoi,eti->eot")
+    hidden = jax.nn.silu(inner(gate, x)) * inner(up, x)
+    return upright(summed("eoi,eti->eot" if rows else "eoi,eit->eot", out, hidden))
 
 
 def summed(axes: str, weight: Array, x: Array) -> Float[Array, "..."]:

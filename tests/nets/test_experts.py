@@ -146,6 +146,17 @@ def test_narrow_experts_apart_give_the_same_but_for_rounding(load):
     np.testing.assert_allclose(apart, stacked, atol=0.01)
 
 
+def test_few_narrow_tokens_give_the_same_in_rows_and_in_columns(monkeypatch):
+    weights = narrowed(layer("trained", 1).routed, "bfloat16").matrices
+    x = jax.random.normal(jax.random.key(1), (COUNT, swiglu.ROWS, EMBED))
+    made = []
+    for amx in (True, False):
+        monkeypatch.setattr(swiglu, "has_amx", lambda amx=amx: amx)
+        made.append(jax.jit(lambda: swiglu.swiglu(weights, x))())
+    assert np.abs(made[0]).max() > 0.1
+    np.testing.assert_allclose(*made, atol=0.01)
+
+
 def test_experts_without_tokens_cost_nothing_apart(monkeypatch):
     run = []
     monkeypatch.setattr(apart, "swiglu", lambda own, x: run.append(x.shape[1]) or x)
