@@ -7,9 +7,9 @@ TOLD = Path("/proc/cpuinfo")  # by Linux; where it is not, no units are taken fo
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether there are units for products of bfloat16, twice as fast as float32 at least.
+    """Whether there are units for products of bfloat16, which make them faster than float32.
 
-    They are those of AMX (Intel) or AVX-512 (`avx512_bf16`, AMD since Zen 4 and some of Intel's).
+    They are those of AMX (Intel) or of AVX-512 (AMD since Zen 4, some of Intel's).
     """
     return has_amx() or "avx512_bf16" in _flags()
 

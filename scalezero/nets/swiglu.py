@@ -14,7 +14,7 @@ from scalezero.nets.cpu import has_amx
 from scalezero.nets.products import outer, upright
 
 COLUMNS = 128  # tokens of an expert that are fewer than these stand in columns
-ROWS = 16  # … but not so few before gate and up, if these are narrow and a CPU has no AMX for them
+ROWS = 16  # … but so few may meet gate and up in rows (`_in_rows`)
 
 type Weights = tuple[
     Float[Array, "expert hidden embed"],
@@ -71,10 +71,15 @@ def swiglu(
     if x.shape[1] >= COLUMNS:
         hidden = jax.nn.silu(_through(gate, x)) * _through(up, x)
         return _through(out, hidden.astype(gate.dtype))
-    rows = x.shape[1] <= ROWS and gate.dtype != jnp.float32 and not has_amx()
+    rows = x.shape[1] <= ROWS and _in_rows(gate)
     inner = functools.partial(summed, "eoi,eti->eto" if rows else "eoi,eti->eot")
     hidden = jax.nn.silu(inner(gate, x)) * inner(up, x)
     return upright(summed("eoi,eti->eot" if rows else "eoi,eit->eot", out, hidden))
+
+
+def _in_rows(weight: Array) -> bool:
+    """Whether few tokens are fastest in rows before `weight`: narrow, on a CPU without AMX."""
+    return weight.dtype != jnp.float32 and jax.default_backend() == "cpu" and not has_amx()
 
 
 def summed(axes: str, weight: Array, x: Array) -> Float[Array, "..."]:
