@@ -57,13 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _settle_in() -> None:
-    """Let a user's own modules be found where the command is given, and keep what JAX compiles."""
+    """Let a user's own modules be found where the command is given."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    from scalezero.run.folder import compiled_programs
-
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled_programs()))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, str]]:

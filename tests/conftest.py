@@ -13,6 +13,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)
 
 
+@pytest.hookimpl(trylast=True)  # after jaxtyping's, which checks what is imported after it
+def pytest_configure():
+    """Let the workers share what they compile, as processes of users do."""
+    from scalezero.run import compiled
+
+    compiled.keep()
+
+
 @pytest.fixture
 def keys():
     """An endless supply of fresh PRNG keys: `next(keys)`."""

@@ -7,7 +7,7 @@ from jaxtyping import PyTree
 
 from scalezero.agent.stages import merge, stage
 from scalezero.agent.world import World
-from scalezero.nets.cpu import has_amx
+from scalezero.nets.cpu import units
 from scalezero.nets.linear import narrowed
 
 CACHED_BYTES = 32 << 20  # weights up to this stay in a CPU's caches
@@ -44,8 +44,8 @@ def _merged(world: World) -> World:
 def _parts_experts(world: World) -> bool:
     """Whether to set experts apart: stacks on a CPU, too large for its caches.
 
-    With AMX narrow ones are slower apart where tokens are few.
+    With AMX narrow ones are slower apart where tokens are few; elsewhere they need AVX-512's units.
     """
-    if jax.default_backend() != "cpu" or (world.precision != "float32" and has_amx()):
+    if jax.default_backend() != "cpu" or (world.precision != "float32" and units() != "avx512"):
         return False
     return world.backbone.can_part and uncached(world.backbone, world.precision)

@@ -20,6 +20,7 @@ from scalezero.bench.parts import PARTS
 from scalezero.bench.whole import collection, end_to_end
 from scalezero.config import Config, ConfigError
 from scalezero.envs import catalog
+from scalezero.run import compiled
 from scalezero.run.folder import this_start, write
 from scalezero.run.logs import plain
 from scalezero.run.precision import precision_of
@@ -133,6 +134,7 @@ def bench(
     for task in configure.tasks(config):  # what is missing is said before anything is measured
         if part in WORLDS:
             catalog.require(task)
+    compiled.keep()
     with _watched() as watch:
         made = Bench(part, config, ceilings(precision_of(config.model)), ())
         watch(made)

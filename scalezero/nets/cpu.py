@@ -2,23 +2,18 @@
 
 import functools
 from pathlib import Path
+from typing import Literal
 
-TOLD = Path("/proc/cpuinfo")  # by Linux; where it is not, no units are taken for granted
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether there are units for products of bfloat16, which make them faster than float32.
-
-    They are those of AMX (Intel) or of AVX-512 (AMD since Zen 4, some of Intel's).
-    """
-    return has_amx() or "avx512_bf16" in _flags()
-
-
-def has_amx() -> bool:
-    """Whether these are the larger units, AMX."""
-    return "amx_bf16" in _flags()
+CPUINFO = Path("/proc/cpuinfo")  # Linux tells here; where nothing does, there are none for us
 
 
 @functools.cache
-def _flags() -> frozenset[str]:
-    return frozenset(TOLD.read_text().split()) if TOLD.exists() else frozenset()
+def units() -> Literal["amx", "avx512"] | None:
+    """The units that make products of bfloat16 faster than those of float32, the larger first.
+
+    AVX-512's stand in AMD's CPUs since Zen 4 (measured on Zen 5) and in some of Intel's.
+    """
+    flags = CPUINFO.read_text().split() if CPUINFO.exists() else ()
+    if "amx_bf16" in flags:
+        return "amx"
+    return "avx512" if "avx512_bf16" in flags else None

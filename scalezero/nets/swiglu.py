@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from scalezero.nets.cpu import has_amx
+from scalezero.nets.cpu import units
 from scalezero.nets.products import outer, upright
 
 COLUMNS = 128  # tokens of an expert that are fewer than these stand in columns
@@ -64,7 +64,8 @@ def swiglu(
 ) -> Float[Array, "expert token embed"]:
     """out(silu(gate x) · up x) for the tokens of each expert.
 
-    Few tokens stand in columns: times a large matrix they are fastest that way round.
+    Few tokens stand in columns: times a large matrix they are fastest that way round, except for
+    very few narrow ones on some CPUs (`_in_rows`).
     """
     gate, up, out = weights
     x = x.astype(gate.dtype)
@@ -72,14 +73,15 @@ def swiglu(
         hidden = jax.nn.silu(_through(gate, x)) * _through(up, x)
         return _through(out, hidden.astype(gate.dtype))
     rows = x.shape[1] <= ROWS and _in_rows(gate)
-    inner = functools.partial(summed, "eoi,eti->eto" if rows else "eoi,eti->eot")
-    hidden = jax.nn.silu(inner(gate, x)) * inner(up, x)
+    project = functools.partial(summed, "eoi,eti->eto" if rows else "eoi,eti->eot")
+    hidden = jax.nn.silu(project(gate, x)) * project(up, x)
     return upright(summed("eoi,eti->eot" if rows else "eoi,eit->eot", out, hidden))
 
 
 def _in_rows(weight: Array) -> bool:
-    """Whether few tokens are fastest in rows before `weight`: narrow, on a CPU without AMX."""
-    return weight.dtype != jnp.float32 and jax.default_backend() == "cpu" and not has_amx()
+    """Whether few tokens are fastest in rows before `weight`: narrow, with AVX-512's units."""
+    here = jax.default_backend() == "cpu" and units() == "avx512"
+    return weight.dtype != jnp.float32 and here
 
 
 def summed(axes: str, weight: Array, x: Array) -> Float[Array, "..."]:

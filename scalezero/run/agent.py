@@ -14,10 +14,11 @@ from scalezero.agent.world import World
 from scalezero.config import Config
 from scalezero.envs.catalog import translation
 from scalezero.envs.spec import NOTHING, Image, Page, Task, Text, Translation, Vector
+from scalezero.run import compiled
 from scalezero.run.actor import Actor
 from scalezero.run.build import tasks_of, world_of
 from scalezero.run.checkpoint import Checkpoints
-from scalezero.run.folder import RunError, RunFolder, compiled_programs
+from scalezero.run.folder import RunError, RunFolder
 from scalezero.run.texts import Texts
 
 
@@ -128,8 +129,7 @@ def load(run: str | Path) -> Agent:
     Raises:
         RunError: There is no run, or no readable checkpoint in it.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(compiled_programs()))
+    compiled.keep()
     folder = RunFolder.find(Path(run))
     config = folder.config
     checkpoints = Checkpoints(folder.checkpoints, config.run.keep)

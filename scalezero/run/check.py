@@ -22,7 +22,7 @@ from scalezero.agent.world import World
 from scalezero.config import Config, ConfigError
 from scalezero.data.replay import Replay
 from scalezero.envs.spec import Task
-from scalezero.run import inputs
+from scalezero.run import compiled, inputs
 from scalezero.run.build import candidates_of, lanes_of, learner_of, rows_of, tasks_of
 from scalezero.run.inputs import library_shape
 from scalezero.run.probe import Memory, probe
@@ -101,6 +101,7 @@ def check(config: Config, *, timed: bool = False, probed: bool = False) -> Sizes
         timed: Whether to measure an update at each stage, which compiles and runs it.
         probed: Whether to start a run for a moment, to see how much memory it takes.
     """
+    compiled.keep()
     tasks = tasks_of(config)
     rule = optimiser(config.learn, 1)
     state: Learner = eqx.filter_eval_shape(lambda: learner_of(config, rule))

@@ -182,11 +182,6 @@ def write(path: Path, text: str) -> None:
     scratch.replace(path)
 
 
-def compiled_programs() -> Path:
-    """Where what JAX compiles is kept, unless JAX is told otherwise."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "scalezero" / "jax"
-
-
 def versions() -> dict[str, str | None]:
     """The version of every package that matters; None for one that is not installed."""
     return {name: _version(name) for name in PACKAGES}

@@ -3,7 +3,7 @@
 import jax
 
 from scalezero.config import ModelSettings
-from scalezero.nets.cpu import multiplies_bfloat16
+from scalezero.nets.cpu import units
 
 WIDE = 128  # embeddings from which on a CPU's units for bfloat16 are worth the conversions
 
@@ -16,5 +16,5 @@ def precision_of(size: ModelSettings) -> str:
     """
     if size.precision != "auto":
         return size.precision
-    narrow = jax.default_backend() != "cpu" or (size.embed >= WIDE and multiplies_bfloat16())
+    narrow = jax.default_backend() != "cpu" or (size.embed >= WIDE and units() is not None)
     return "bfloat16" if narrow else "float32"

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from scalezero.config import Config
 from scalezero.envs.pool import EnvironmentDied
+from scalezero.run import compiled
 from scalezero.run.build import tasks_of
 from scalezero.run.checkpoint import Checkpoints
 from scalezero.run.console import Progress, print_scores
@@ -27,6 +28,7 @@ def train(config: Config, folder: RunFolder) -> Evaluation:
     result = result_of(config, folder)
     if result is None:
         say = "making the run; what is new to this machine is compiled, which takes about a minute"
+        compiled.keep()
         Console().print(f"{folder.path}: {say}", highlight=False, markup=False, soft_wrap=True)
         run = Run(config, folder)
         try:

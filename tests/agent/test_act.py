@@ -134,7 +134,7 @@ def test_a_small_world_of_float32_that_has_not_grown_is_ready(world):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_large_experts_stand_apart_in_a_ready_world_that_decides_the_same(precision, monkeypatch):
     monkeypatch.setattr("scalezero.agent.ready.CACHED_BYTES", 0)
-    monkeypatch.setattr("scalezero.agent.ready.has_amx", lambda: False)
+    monkeypatch.setattr("scalezero.agent.ready.units", lambda: "avx512")
     # Nothing else is compiled at this width.
     settings = small.config(model={"expert_width": 12, "precision": precision})
     world = small.small_world(settings=settings, key=jax.random.key(0))
@@ -144,28 +144,27 @@ def test_large_experts_stand_apart_in_a_ready_world_that_decides_the_same(precis
 
 
 @pytest.mark.parametrize(
-    ("precision", "grows", "amx"),
+    ("precision", "grows", "units", "parts"),
     [
-        ("float32", False, True),
-        ("float32", True, False),
-        ("bfloat16", False, True),
-        ("bfloat16", True, False),
+        ("float32", False, "amx", True),
+        ("float32", True, None, True),
+        ("bfloat16", False, "amx", False),
+        ("bfloat16", False, None, False),
+        ("bfloat16", True, "avx512", True),
     ],
 )
-def test_large_experts_stand_apart_on_a_cpu_but_narrow_ones_with_amx(
-    precision, grows, amx, monkeypatch
+def test_large_experts_stand_apart_on_a_cpu_and_narrow_ones_with_the_units_of_avx512(
+    precision, grows, units, parts, monkeypatch
 ):
     monkeypatch.setattr("scalezero.agent.ready.CACHED_BYTES", 0)
-    monkeypatch.setattr("scalezero.agent.ready.has_amx", lambda: amx)
+    monkeypatch.setattr("scalezero.agent.ready.units", lambda: units)
     settings = small.config(model={"precision": precision})
     world = small.small_world(settings=settings, key=jax.random.key(0))
     if grows:
         world = grow(world, 2, 0.5, strengths=True, encoder=False, key=jax.random.key(2))
     once = ready(world)
     assert world.backbone.can_part
-    stacked = amx and precision == "bfloat16"
-    apart = jax.default_backend() == "cpu" and not stacked
-    assert once.backbone.can_part != apart
+    assert once.backbone.can_part != (parts and jax.default_backend() == "cpu")
     assert eqx.tree_equal(ready(once), once)
     if precision == "float32":
         kept = [each.backbone.last.gain for each in (once, world)]

@@ -146,15 +146,34 @@ def test_narrow_experts_apart_give_the_same_but_for_rounding(load):
     np.testing.assert_allclose(apart, stacked, atol=0.01)
 
 
-def test_few_narrow_tokens_give_the_same_in_rows_and_in_columns(monkeypatch):
-    weights = narrowed(layer("trained", 1).routed, "bfloat16").matrices
-    x = jax.random.normal(jax.random.key(1), (COUNT, swiglu.ROWS, EMBED))
-    made = []
-    for amx in (True, False):
-        monkeypatch.setattr(swiglu, "has_amx", lambda amx=amx: amx)
-        made.append(jax.jit(lambda: swiglu.swiglu(weights, x))())
-    assert np.abs(made[0]).max() > 0.1
-    np.testing.assert_allclose(*made, atol=0.01)
+@pytest.mark.parametrize(
+    ("precision", "units", "count", "rows"),
+    [
+        ("bfloat16", "avx512", swiglu.ROWS, True),
+        ("bfloat16", "avx512", swiglu.ROWS + 1, False),
+        ("bfloat16", "amx", swiglu.ROWS, False),
+        ("bfloat16", None, swiglu.ROWS, False),
+        ("float32", "avx512", swiglu.ROWS, False),
+    ],
+)
+def test_few_narrow_tokens_give_the_same_in_rows_and_in_columns(
+    precision, units, count, rows, monkeypatch
+):
+    weights = narrowed(layer("trained", 1).routed, precision).matrices
+    x = jax.random.normal(jax.random.key(1), (COUNT, count, EMBED))
+    gate, up, out = (np.asarray(each, np.float32) for each in weights)
+    gated, raised = (np.einsum("eoi,eti->eto", each, x) for each in (gate, up))
+    expected = np.einsum("eoi,eti->eto", out, jax.nn.silu(gated) * raised)
+    monkeypatch.setattr(swiglu, "units", lambda: units)
+    monkeypatch.setattr(swiglu.jax, "default_backend", lambda: "cpu")
+    asked = []
+    summed = swiglu.summed
+    noted = lambda axes, *pair: asked.append(axes) or summed(axes, *pair)
+    monkeypatch.setattr(swiglu, "summed", noted)
+    given = swiglu.swiglu(weights, x)
+    assert ("eoi,eti->eto" in asked) == rows
+    assert np.abs(given).max() > 0.1
+    np.testing.assert_allclose(given, expected, atol=0.02)
 
 
 def test_experts_without_tokens_cost_nothing_apart(monkeypatch):

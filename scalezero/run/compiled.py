@@ -1,0 +1,47 @@
+"""Where is what JAX compiles kept, so that many processes may share it, and one may be killed?"""
+
+import shutil
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import jax
+from jax._src.lru_cache import LRUCache
+
+from scalezero.envs import recall
+
+ASIDE = ".new"  # where programs are written, beside those that are whole
+STALE_SECONDS = 3600.0  # after which what stands there was left by a process that was killed
+
+_put = LRUCache.put
+
+
+def keep() -> None:
+    """Keep what this process compiles, from its first program on, for any process after it.
+
+    A folder that JAX was told of (`JAX_COMPILATION_CACHE_DIR`) comes first. JAX writes a program
+    where others read it already, and never again: one that two first starts wrote at once, or that
+    a kill cut short, every later start would warn of and compile. So programs are put there whole.
+    """
+    folder = jax.config.jax_compilation_cache_dir
+    if folder is None:
+        folder = str(recall.folder("jax"))
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    LRUCache.put = _put_whole
+    for scrap in Path(folder, ASIDE).glob("*"):
+        if time.time() - scrap.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(scrap, ignore_errors=True)
+
+
+def _put_whole(self: LRUCache, key: str, value: bytes) -> None:
+    """Add the program `value` under `key`, in place of one that was spoilt; never a part of it."""
+    if self.eviction_enabled or "://" in str(self._path):  # locked by JAX, or not a folder
+        return _put(self, key, value)
+    aside = Path(self._path, ASIDE)
+    aside.mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=aside) as scratch:
+        _put(LRUCache(scratch, max_size=-1), key, value)
+        for file in Path(scratch).iterdir():
+            file.replace(Path(self._path, file.name))
+    return None

@@ -1,0 +1,128 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+from jax._src.lru_cache import LRUCache
+
+from scalezero import configure
+from scalezero.bench.bench import bench
+from scalezero.run import compiled
+from scalezero.run.agent import load
+from scalezero.run.check import check
+from scalezero.run.folder import RunFolder
+from scalezero.run.train import train
+
+PROGRAM = """
+import jax
+from scalezero.run import compiled
+
+compiled.keep()
+print(jax.jit(lambda x: x + 1)(1), end="")
+"""
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A folder of programs as JAX uses one, whose writes are ours."""
+    compiled.keep()
+    return LRUCache(str(tmp_path / "jax"), max_size=-1)
+
+
+@pytest.fixture
+def told():
+    """JAX's settings, to change for a test."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield jax.config.update
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def run(home: Path) -> subprocess.CompletedProcess:
+    own = {"SCALEZERO_CACHE": str(home), "JAX_PLATFORMS": "cpu"}
+    others = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    command = [sys.executable, "-c", PROGRAM]
+    return subprocess.run(command, env=others | own, capture_output=True, text=True, check=True)
+
+
+@pytest.mark.slow
+def test_programs_are_kept_and_spoilt_ones_are_mended(tmp_path):
+    assert run(tmp_path).stdout == "2"
+    kept = {file: file.read_bytes() for file in tmp_path.glob("jax/*-cache")}
+    assert kept
+    for file, whole in kept.items():
+        file.write_bytes(whole[: len(whole) // 2])
+    warned = run(tmp_path)
+    assert warned.stdout == "2"
+    assert "compilation cache" in warned.stderr
+    assert run(tmp_path).stderr == ""
+    assert all(len(file.read_bytes()) > len(whole) // 2 for file, whole in kept.items())
+
+
+def test_a_program_is_found_whole_or_not_at_all(cache, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", kill)
+        with pytest.raises(Killed):
+            cache.put("key", b"a program")
+    assert cache.get("key") is None
+    cache.put("key", b"a program")
+    assert cache.get("key") == b"a program"
+
+
+def test_a_limit_that_jax_was_given_stays_its_own(tmp_path):
+    compiled.keep()
+    limited = LRUCache(str(tmp_path), max_size=20)
+    for name in ("one", "two"):
+        limited.put(name, b"sixteen of bytes")
+    assert limited.get("one") is None
+    assert limited.get("two") == b"sixteen of bytes"
+
+
+def test_what_a_kill_left_is_swept_when_it_is_old(told, tmp_path):
+    told("jax_compilation_cache_dir", str(tmp_path))
+    old, new = (tmp_path / compiled.ASIDE / name for name in ("old", "new"))
+    for each in (old, new):
+        each.mkdir(parents=True)
+    long_ago = time.time() - 2 * compiled.STALE_SECONDS
+    os.utime(old, (long_ago, long_ago))
+    compiled.keep()
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_folder_that_jax_was_told_of_comes_first(told, tmp_path):
+    told("jax_compilation_cache_dir", str(tmp_path))
+    told("jax_persistent_cache_min_compile_time_secs", 5.0)
+    compiled.keep()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 5.0
+
+
+@pytest.mark.parametrize("verb", ["train", "check", "bench", "load"])
+def test_whatever_compiles_keeps_it(verb, tmp_path, monkeypatch):
+    class Kept(Exception):
+        pass
+
+    def keep():
+        raise Kept
+
+    monkeypatch.setattr(compiled, "keep", keep)
+    config = configure.resolve(tasks=["toy/catch"])
+    calls = {
+        "train": lambda: train(config, RunFolder.open(tmp_path, config)),
+        "check": lambda: check(config),
+        "bench": lambda: bench("replay", config, seconds=0.0),
+        "load": lambda: load(tmp_path),
+    }
+    with pytest.raises(Kept):
+        calls[verb]()
