@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,7 +139,8 @@ def load(run: str | Path) -> Agent:
         if step is None:
             raise RunError(f"{run}: has no checkpoint yet; let it train until the first one")
         stage = checkpoints.notes(step)["curriculum"]["stage"]
-        world = checkpoints.restore(step, world_of(config, stage), under="world.")
+        shaped = eqx.filter_eval_shape(lambda: world_of(config, stage))
+        world = checkpoints.restore(step, shaped, under="world.")
     finally:
         checkpoints.close()
     return Agent(world, config, tasks_of(config))

@@ -61,6 +61,11 @@ def learner_of(config: Config, rule: optax.GradientTransformation, stage: int = 
     return learner(world_of(config, stage), rule)
 
 
+def learner_shape(config: Config, rule: optax.GradientTransformation, stage: int = 0) -> Learner:
+    """`learner_of` with shapes and types in the place of arrays; none is made."""
+    return eqx.filter_eval_shape(lambda: learner_of(config, rule, stage))
+
+
 def growth_of(config: Config, stage: int) -> Callable[[World], World]:
     """What takes a world model from `stage` to the next."""
     dps, key = config.dps, jax.random.fold_in(keys_of(config).world, stage)

@@ -23,7 +23,14 @@ from scalezero.config import Config, ConfigError
 from scalezero.data.replay import Replay
 from scalezero.envs.spec import Task
 from scalezero.run import compiled, inputs
-from scalezero.run.build import candidates_of, lanes_of, learner_of, rows_of, tasks_of
+from scalezero.run.build import (
+    candidates_of,
+    lanes_of,
+    learner_of,
+    learner_shape,
+    rows_of,
+    tasks_of,
+)
 from scalezero.run.inputs import library_shape
 from scalezero.run.probe import Memory, probe
 
@@ -104,7 +111,7 @@ def check(config: Config, *, timed: bool = False, probed: bool = False) -> Sizes
     compiled.keep()
     tasks = tasks_of(config)
     rule = optimiser(config.learn, 1)
-    state: Learner = eqx.filter_eval_shape(lambda: learner_of(config, rule))
+    state = learner_shape(config, rule)
     stages = config.dps.stages if config.dps.on else 1
     library = library_shape(config)
     parts = {name: getattr(state.world, name) for name in World.__dataclass_fields__}

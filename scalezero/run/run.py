@@ -25,9 +25,8 @@ from scalezero.agent.optimiser import optimiser
 from scalezero.config import Config
 from scalezero.data.mixture import Mixture
 from scalezero.envs.spec import Text
-from scalezero.run import inputs
+from scalezero.run import build, inputs
 from scalezero.run.actor import Actor
-from scalezero.run.build import growth_of, keys_of, learner_of, replays_of, tasks_of
 from scalezero.run.check import moving, sizes_of
 from scalezero.run.checkpoint import Checkpoints, journals_of
 from scalezero.run.collect import Collector, batch_of, slots_of
@@ -47,12 +46,12 @@ class Run:
     def __init__(self, config: Config, folder: RunFolder) -> None:
         """Make everything anew, or bring back what `folder` holds."""
         self.config, self.folder = config, folder
-        self.tasks = tasks_of(config)
-        self.replays = replays_of(config)
+        self.tasks = build.tasks_of(config)
+        self.replays = build.replays_of(config)
         self.slow = np.array([isinstance(task.observation, Text) for task in self.tasks])
         self.mixture = Mixture(self.replays)
         self.rng = np.random.default_rng(config.seed)
-        _, self.act_key, self.evaluate_key = keys_of(config)
+        _, self.act_key, self.evaluate_key = build.keys_of(config)
         learnt_from = config.run.decisions - config.data.warmup_decisions
         self.rule = optimiser(config.learn, round(learnt_from * config.learn.replay_ratio))
         self.curriculum = curriculum(len(self.tasks))
@@ -192,7 +191,8 @@ class Run:
             return ()
         self.settle()
         before = self._sizes()
-        self.state = grown(self.state, self.rule, growth_of(self.config, self.curriculum.stage))
+        growth = build.growth_of(self.config, self.curriculum.stage)
+        self.state = grown(self.state, self.rule, growth)
         self.actor = Actor(self.state.world)
         self.curriculum = advanced(self.curriculum, self.updates)
         said = f"stage {self.curriculum.stage} at update {self.updates:,}: {why}"
@@ -371,7 +371,7 @@ class Run:
     def _restore(self, step: int | None) -> None:
         self.state: Learner
         if step is None:  # whatever an earlier start wrote, it saved nothing to go on from
-            self.state = learner_of(self.config, self.rule)
+            self.state = build.learner_of(self.config, self.rule)
             for log in self.logs.values():
                 log.truncate(0)
             return
@@ -385,7 +385,7 @@ class Run:
         self.slots = slots_of(self.tasks, self.curriculum.solved, self.config.dps.freed)
         self.dealt = tuple(notes["dealt"])
         self.next_evaluation = notes["next_evaluation"]
-        shaped = learner_of(self.config, self.rule, self.curriculum.stage)
+        shaped = build.learner_shape(self.config, self.rule, self.curriculum.stage)
         self.state = self.checkpoints.restore(step, shaped)
         for journal, replay, shards in zip(
             self.journals, self.replays, notes["shards"], strict=True
