@@ -44,8 +44,8 @@ def _merged(world: World) -> World:
 def _parts_experts(world: World) -> bool:
     """Whether to set experts apart: stacks on a CPU, too large for its caches.
 
-    With AMX narrow ones are slower apart where tokens are few; elsewhere they need AVX-512's units.
+    With AMX narrow ones are slower apart where tokens are few.
     """
-    if jax.default_backend() != "cpu" or (world.precision != "float32" and units() != "avx512"):
+    if jax.default_backend() != "cpu" or (world.precision != "float32" and units() == "amx"):
         return False
     return world.backbone.can_part and uncached(world.backbone, world.precision)

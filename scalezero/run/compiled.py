@@ -1,7 +1,9 @@
-"""Where is what JAX compiles kept, so that many processes may share it, and one may be killed?"""
+"""Where is what JAX compiles kept, so that many processes may share it, and any may be killed?"""
 
+import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,8 +12,10 @@ from jax._src.lru_cache import LRUCache
 
 from scalezero.envs import recall
 
-ASIDE = ".new"  # where programs are written, beside those that are whole
-STALE_SECONDS = 3600.0  # after which what stands there was left by a process that was killed
+ASIDE = ".new-"  # how folders begin in which programs are written, beside those that are whole
+STALE_SECONDS = 3600.0  # after which such a folder was left by a process that was killed
+LEAST = "jax_persistent_cache_min_compile_time_secs"  # of a program, to be kept
+LEAST_OF_JAX = 1.0
 
 _put = LRUCache.put
 
@@ -19,7 +23,7 @@ _put = LRUCache.put
 def keep() -> None:
     """Keep what this process compiles, from its first program on, for any process after it.
 
-    A folder that JAX was told of (`JAX_COMPILATION_CACHE_DIR`) comes first. JAX writes a program
+    What JAX was told (`JAX_COMPILATION_CACHE_DIR`) comes first. JAX writes a program
     where others read it already, and never again: one that two first starts wrote at once, or that
     a kill cut short, every later start would warn of and compile. So programs are put there whole.
     """
@@ -27,20 +31,26 @@ def keep() -> None:
     if folder is None:
         folder = str(recall.folder("jax"))
         jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    if LEAST.upper() not in os.environ and getattr(jax.config, LEAST) == LEAST_OF_JAX:
+        jax.config.update(LEAST, 0)
     LRUCache.put = _put_whole
-    for scrap in Path(folder, ASIDE).glob("*"):
-        if time.time() - scrap.stat().st_mtime > STALE_SECONDS:
-            shutil.rmtree(scrap, ignore_errors=True)
+    if folder:  # without a name JAX keeps nothing
+        _sweep(Path(folder))
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed processes left."""
+    for scrap in folder.glob(f"{ASIDE}*"):
+        with suppress(FileNotFoundError):  # another process was faster
+            if time.time() - scrap.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(scrap, ignore_errors=True)
 
 
 def _put_whole(self: LRUCache, key: str, value: bytes) -> None:
     """Add the program `value` under `key`, in place of one that was spoilt; never a part of it."""
     if self.eviction_enabled or "://" in str(self._path):  # locked by JAX, or not a folder
         return _put(self, key, value)
-    aside = Path(self._path, ASIDE)
-    aside.mkdir(exist_ok=True)
-    with TemporaryDirectory(dir=aside) as scratch:
+    with TemporaryDirectory(dir=self._path, prefix=ASIDE) as scratch:
         _put(LRUCache(scratch, max_size=-1), key, value)
         for file in Path(scratch).iterdir():
             file.replace(Path(self._path, file.name))

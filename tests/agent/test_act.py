@@ -149,11 +149,11 @@ def test_large_experts_stand_apart_in_a_ready_world_that_decides_the_same(precis
         ("float32", False, "amx", True),
         ("float32", True, None, True),
         ("bfloat16", False, "amx", False),
-        ("bfloat16", False, None, False),
+        ("bfloat16", False, None, True),
         ("bfloat16", True, "avx512", True),
     ],
 )
-def test_large_experts_stand_apart_on_a_cpu_and_narrow_ones_with_the_units_of_avx512(
+def test_large_experts_stand_apart_on_a_cpu_but_narrow_ones_with_amx(
     precision, grows, units, parts, monkeypatch
 ):
     monkeypatch.setattr("scalezero.agent.ready.CACHED_BYTES", 0)

@@ -7,6 +7,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from scalezero.run.checkpoint import ARRAYS, NOTES, Checkpoints, named_leaves
+from scalezero.run.folder import RunError
 
 SIZE = 1 << 20  # elements of each large array
 
@@ -45,6 +46,16 @@ def test_what_was_saved_comes_back_into_shapes_alone(checkpoints):
 def test_a_part_is_read_by_the_beginning_of_its_names(checkpoints):
     checkpoints.save(1, tree(), {})
     same(checkpoints.restore(1, tree()["world"], under="world."), tree()["world"])
+
+
+@pytest.mark.parametrize("missing", ["_METADATA", "manifest.ocdbt", "d"])
+def test_a_checkpoint_that_lacks_a_file_cannot_be_read(checkpoints, missing):
+    checkpoints.save(1, tree(), {})
+    checkpoints.save(2, tree(), {})
+    lost = checkpoints.folder / "2" / ARRAYS / missing
+    lost.rename(lost.with_name("lost"))
+    with pytest.raises(RunError, match=r"2: this checkpoint cannot be read .* to go on from 1"):
+        checkpoints.restore(2, tree())
 
 
 def test_saving_copies_no_array(checkpoints):

@@ -35,11 +35,21 @@ def cache(tmp_path):
 @pytest.fixture
 def told():
     """JAX's settings, to change for a test."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    names = ("jax_compilation_cache_dir", compiled.LEAST)
     before = {name: getattr(jax.config, name) for name in names}
     yield jax.config.update
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+def leave(folder: Path) -> tuple[Path, Path]:
+    """What a process left that was killed long ago, and what one writes now."""
+    old, new = (folder / f"{compiled.ASIDE}{name}" for name in ("old", "new"))
+    old.mkdir()
+    new.mkdir()
+    long_ago = time.time() - 2 * compiled.STALE_SECONDS
+    os.utime(old, (long_ago, long_ago))
+    return old, new
 
 
 def run(home: Path) -> subprocess.CompletedProcess:
@@ -90,22 +100,45 @@ def test_a_limit_that_jax_was_given_stays_its_own(tmp_path):
 
 def test_what_a_kill_left_is_swept_when_it_is_old(told, tmp_path):
     told("jax_compilation_cache_dir", str(tmp_path))
-    old, new = (tmp_path / compiled.ASIDE / name for name in ("old", "new"))
-    for each in (old, new):
-        each.mkdir(parents=True)
-    long_ago = time.time() - 2 * compiled.STALE_SECONDS
-    os.utime(old, (long_ago, long_ago))
+    old, new = leave(tmp_path)
     compiled.keep()
     assert not old.exists()
     assert new.exists()
 
 
-def test_a_folder_that_jax_was_told_of_comes_first(told, tmp_path):
+def test_a_sweep_goes_on_where_another_was_faster(told, tmp_path, monkeypatch):
     told("jax_compilation_cache_dir", str(tmp_path))
-    told("jax_persistent_cache_min_compile_time_secs", 5.0)
+    old, _ = leave(tmp_path)
+    listed = [tmp_path / f"{compiled.ASIDE}gone", old]
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(listed))
     compiled.keep()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path)
-    assert jax.config.jax_persistent_cache_min_compile_time_secs == 5.0
+    assert not old.exists()
+
+
+def test_where_jax_keeps_nothing_nothing_is_swept(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told("jax_compilation_cache_dir", "")
+    old, _ = leave(tmp_path)
+    compiled.keep()
+    assert old.exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "before", "after"),
+    [(None, compiled.LEAST_OF_JAX, 0), (None, 5.0, 5.0), ("1", compiled.LEAST_OF_JAX, 1.0)],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_what_jax_was_told_comes_first(told, tmp_path, monkeypatch, named, variable, before, after):
+    monkeypatch.setenv("SCALEZERO_CACHE", str(tmp_path / "ours"))
+    monkeypatch.delenv(compiled.LEAST.upper(), raising=False)
+    if variable:
+        monkeypatch.setenv(compiled.LEAST.upper(), variable)
+    told("jax_compilation_cache_dir", str(tmp_path) if named else None)
+    told(compiled.LEAST, before)
+    compiled.keep()
+    expected = tmp_path if named else tmp_path / "ours" / "jax"
+    assert jax.config.jax_compilation_cache_dir == str(expected)
+    assert getattr(jax.config, compiled.LEAST) == after
 
 
 @pytest.mark.parametrize("verb", ["train", "check", "bench", "load"])
