@@ -90,24 +90,23 @@ class Checkpoints:
         """
         here = _described(tree)
         with self._naming(step):
-            described = self._manager.item_metadata(step)[ARRAYS]
-            if described is None:
+            metadata = self._manager.item_metadata(step)[ARRAYS]
+            if metadata is None:
                 raise ValueError(f"nothing describes its {ARRAYS}")
-            kept = described.tree
-        kept = {name: like for name, like in kept.items() if name.startswith(under)}
-        described = {name.removeprefix(under): like for name, like in kept.items()}
-        _require_same(self.folder / str(step), here, described)
+        kept = {name: like for name, like in metadata.tree.items() if name.startswith(under)}
+        found = {name.removeprefix(under): like for name, like in kept.items()}
+        _require_same(self.folder / str(step), here, found)
         with self._naming(step):
             part = ocp.args.PyTreeRestore(item=kept, partial_restore=True)
-            found = self._manager.restore(step, args=ocp.args.Composite(**{ARRAYS: part}))[ARRAYS]
+            saved = self._manager.restore(step, args=ocp.args.Composite(**{ARRAYS: part}))[ARRAYS]
 
         def put(path: Any, leaf: Any) -> Any:
             if not _is_shaped(leaf):
                 return leaf
-            saved = found.pop(under + _name(path))
+            array = saved.pop(under + _name(path))
             if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                return jax.random.wrap_key_data(saved)
-            return jax.numpy.array(saved)  # a copy: learning will donate this memory
+                return jax.random.wrap_key_data(array)
+            return jax.numpy.array(array)  # a copy: learning will donate this memory
 
         return jax.tree_util.tree_map_with_path(put, tree)
 

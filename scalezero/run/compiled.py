@@ -23,9 +23,9 @@ _put = LRUCache.put
 def keep() -> None:
     """Keep what this process compiles, from its first program on, for any process after it.
 
-    What JAX was told (`JAX_COMPILATION_CACHE_DIR`) comes first. JAX writes a program
-    where others read it already, and never again: one that two first starts wrote at once, or that
-    a kill cut short, every later start would warn of and compile. So programs are put there whole.
+    What JAX was told (`JAX_COMPILATION_CACHE_DIR`) comes first. JAX writes a program where others
+    read it already, and never again: one that two first starts wrote at once, or that a kill cut
+    short, every later start would warn of and compile. So programs are put there whole.
     """
     folder = jax.config.jax_compilation_cache_dir
     if folder is None:
