@@ -43,6 +43,7 @@ class Progress:
         # seconds, interactions, decisions, updates
         self._past: deque[tuple[float, int, int, int]] = deque()
         self._decisions = self._updates = 0
+        self._begun: int | None = None  # updates when first told
         self._live = Live(
             console=self._console,
             get_renderable=self._picture,
@@ -78,8 +79,12 @@ class Progress:
             returns: Of the last training episodes, by task.
         """
         now = time.monotonic()
+        if updates is not None:
+            self._begun = updates if self._begun is None else self._begun
+            if self._updates <= self._begun < updates:
+                self._past.clear()  # before its first updates a run goes faster, and compiles
+            self._updates = updates
         self._decisions = decisions
-        self._updates = self._updates if updates is None else updates
         self._returns |= returns or {}
         everything = decisions * len(self._tasks) if interactions is None else interactions
         self._past.append((now, everything, self._decisions, self._updates))
@@ -107,7 +112,8 @@ class Progress:
         (then, *before), (now, *after) = self._past[0], self._past[-1]
         each = [(b - a) / max(now - then, 1e-9) for a, b in zip(before, after, strict=True)]
         everything, rate, updating = each
-        left = (self._total - self._decisions) / rate if rate else nan
+        learning = self._begun is None or self._updates > self._begun
+        left = (self._total - self._decisions) / rate if rate and learning else nan
         return everything, updating, left
 
     def _line(self) -> str:
