@@ -19,6 +19,7 @@ from scalezero.nets.turns import in_turns, in_turns_backward
 SMALL = 1 << 18  # multiply-adds of all experts for a token; up to this, products take no time
 FEW = 128  # tokens for which small experts are all computed, which beats sorting, on a CPU
 FEW_ELSEWHERE = 512
+READ = 128  # tokens up to which an accelerator takes longer to read weights than to multiply by all
 MANY = 1_536  # tokens that no cache holds with what experts make of them
 CACHED = 1 << 18  # multiply-adds of one narrow expert for a token; up to this, tiles pay for it too
 ROOMY = 1.5  # times an even load that a bucket holds at most on a CPU; worse loads take turns
@@ -43,11 +44,13 @@ def routed(
     if isinstance(weights, Apart):
         return _by_pair(in_chunks, weights, x, chosen, share)
     count, hidden, embed = weights[0].shape
-    small, backend = 3 * count * hidden * embed <= SMALL, jax.default_backend()
+    small = 3 * count * hidden * embed <= SMALL
     tiles = weights[0].dtype == jnp.float32 or 3 * hidden * embed <= CACHED
-    if small and len(x) < (FEW if backend == "cpu" else FEW_ELSEWHERE):
+    if jax.default_backend() != "cpu":
+        way = dense if len(x) <= (FEW_ELSEWHERE if small else READ) else bucketed
+    elif small and len(x) < FEW:
         way = dense
-    elif backend == "cpu" and (small or (tiles and len(x) >= MANY)):
+    elif small or (tiles and len(x) >= MANY):
         way = tiled
     else:
         way = bucketed
@@ -60,12 +63,11 @@ def dense(
     chosen: Int[Array, "token pick"],
     share: Float[Array, "token pick"],
 ) -> Float[Array, "token embed"]:
-    """Every expert sees every token; unchosen ones weigh zero."""
+    """Every expert sees every token; unchosen ones weigh zero. No matrix is copied to be read."""
     gate, up, out = weights
-    each = jax.nn.one_hot(chosen, len(gate)) * share[..., None]
-    # The share may be applied before `out`, which is linear: one product sums over experts.
+    each = jnp.sum(jax.nn.one_hot(chosen, len(gate)) * share[..., None], axis=1)
     hidden = jax.nn.silu(summed("ehd,nd->neh", gate, x)) * summed("ehd,nd->neh", up, x)
-    return summed("edh,neh->nd", out, hidden * jnp.sum(each, axis=1)[..., None])
+    return jnp.sum(summed("edh,neh->end", out, hidden) * each.T[..., None], axis=0)
 
 
 def bucketed(

@@ -122,6 +122,18 @@ def test_every_way_gives_what_a_loop_over_tokens_gives(kind, picks, load, way):
     near(mine, one_by_one(model, x, LOADS[load]))
 
 
+@pytest.mark.parametrize("read", [TOKENS, TOKENS - 1])
+@pytest.mark.parametrize("load", LOADS)
+def test_few_tokens_of_large_experts_take_no_branch_on_an_accelerator(load, read, monkeypatch):
+    monkeypatch.setattr(grouped.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(grouped, "SMALL", 0)
+    monkeypatch.setattr(grouped, "READ", read)
+    model, x = layer("trained", 2), tokens(LOADS[load])
+    call = lambda x: model(x)[0]
+    assert ("cond[" in str(jax.make_jaxpr(call)(x))) == (read < TOKENS)
+    near(call(x), one_by_one(model, x, LOADS[load]))
+
+
 @pytest.mark.parametrize(("chunk", "last"), [(32, 16), (4, 2)])
 @pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize(("kind", "picks"), [("trained", 1), ("trained", 2), ("paper", 2)])
