@@ -4,25 +4,24 @@
     python benchmarks/without_gpu.py search --preset dmc8 --rows 64
     python benchmarks/without_gpu.py update --preset atari8 --model.rematerialise true --out it.json
 
-prints the memory that the program takes by XLA's account, the kernels that it launches, and how
-often the host must wait for a number before it can launch more: once in each branch, and in each
-round of a loop whose rounds are not known before. It tells nothing of time. On a GPU, XLA chooses
-among kernels by trying them; here it takes its first choice, so counts differ a little there.
+prints the memory that the program takes by XLA's account, the kernels and copies that it launches,
+and how often the host must wait for a number before it can launch more. It tells nothing of time.
+On a GPU, XLA chooses among kernels by trying them; here it takes its first choice, so counts differ
+a little there. An update is a call of `learn.updates_per_call`, as a run makes them.
 """
 
 import argparse
 import json
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # which asks the driver
-os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0"
+os.environ["XLA_FLAGS"] = f"--xla_gpu_autotune_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 import equinox as eqx
 import jax
@@ -30,17 +29,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax._src import xla_bridge
 from jax.experimental import topologies
+from program import read
 
-from scalezero import configure
+from scalezero import cli, configure
 from scalezero.agent.act import act, empty_history
-from scalezero.agent.learner import update as one_update
+from scalezero.agent.learner import update_many
 from scalezero.agent.optimiser import optimiser
 from scalezero.agent.ready import ready
-from scalezero.config import Config
+from scalezero.config import Config, ConfigError
 from scalezero.run import inputs
 from scalezero.run.build import learner_shape, rows_of, table_of, world_of
 
-# What XLA asks of a card. Sources: NVIDIA's data sheets of the SXM modules.
+# What XLA asks of a card, in bytes and bytes/s, as it describes the SXM modules itself.
+# Source: github.com/openxla/xla, xla/backends/gpu/target_config/specs.
 CARDS = {
     "h100": {"memory": 84_929_347_584, "bandwidth": 3_352_320_000_000},
     "h200": {"memory": 151_397_597_184, "bandwidth": 4_800_000_000_000},
@@ -62,49 +63,37 @@ gpu_device_info {{
 platform_name: "CUDA" device_description_str: "{name}"
 dnn_version_info {{ major: 9 minor: 10 }} runtime_version {{ major: 12 minor: 8 }}
 """
-FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all"}
-INSTRUCTION = re.compile(r"\s+(?:ROOT )?%\S+ = (?:\(.*?\)|\S+) ([\w-]+)\(")
-
-
-@dataclass
-class Part:
-    """What runs each time that a part of a program does; without the rounds of its loops."""
-
-    kernels: int = 0  # of branches, those of the longest
-    waits: int = 0  # for a number from the device
-    rounds: int | None = None  # of a loop, where they are known before
-    loops: list["Part"] = field(default_factory=list)
-
-    def lines(self, depth: int = 0) -> Iterator[str]:
-        """A line for this part, and for each loop in it."""
-        rounds = "" if not depth else f" × {self.rounds or 'each round'}"
-        yield f"{'  ' * depth}{self.kernels} kernels, {self.waits} waits{rounds}"
-        for loop in self.loops:
-            yield from loop.lines(depth + 1)
 
 
 def main() -> None:
     """Compile what the command line names, and tell what came out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("program", choices=("search", "update"))
-    parser.add_argument("--preset", help="a name, as of scalezero train")
-    parser.add_argument("--config", type=Path, help="a TOML file, over the preset")
     parser.add_argument("--rows", type=int, help="search: of all tasks (default: those of a run)")
     parser.add_argument("--card", choices=CARDS, default="h200")
     parser.add_argument("--out", type=Path, help="write it to a JSON file")
+    parser.epilog = "Everything else is as for scalezero check: --preset, --config, any setting."
     options, rest = parser.parse_known_args()
-    flags = {key.removeprefix("--"): text for key, text in zip(rest[::2], rest[1::2], strict=True)}
-    config = configure.resolve(preset=options.preset, file=options.config, flags=flags)
+    try:
+        given, flags = cli.parse(["check", *rest])
+        file, tasks = given.config, given.tasks or ()
+        config = configure.resolve(preset=given.preset, file=file, tasks=tasks, flags=flags)
+    except ConfigError as error:
+        parser.error(str(error))
+    tasks, searched = len(config.tasks), options.program == "search"
+    rows = options.rows
+    if rows is not None and (not searched or rows < 1 or rows % tasks):
+        parser.error(f"--rows {rows}: is of a search, and must be a multiple of the {tasks} tasks")
     jax.default_backend = lambda: "gpu"  # what our code asks
     place = card(options.card)
-    rows = options.rows or table_of(config).tasks * rows_of(config)
-    made = search(config, rows, place) if options.program == "search" else update(config, place)
+    rows = rows or tasks * (rows_of(config) if searched else config.learn.rows)
+    made = search(config, rows, place) if searched else updates(config, place)
     memory = made.memory_analysis()
     told = {
         "command": " ".join(["python", *sys.argv]),
         "card": options.card,
         "jax": jax.__version__,
-        "rows": rows if options.program == "search" else config.learn.rows * len(config.tasks),
+        "rows": rows,
         "gigabytes": {
             "arguments": memory.argument_size_in_bytes / 1e9,
             "temporary": memory.temp_size_in_bytes / 1e9,
@@ -155,19 +144,24 @@ def search(config: Config, rows: int, place: jax.sharding.Sharding) -> Any:
     return compiled(call, None, given, place)
 
 
-def update(config: Config, place: jax.sharding.Sharding) -> Any:
-    """One update, compiled; it may write over the state it is given."""
+def updates(config: Config, place: jax.sharding.Sharding) -> Any:
+    """The updates of one call, compiled; they may write over all state but the world."""
     rule, key = optimiser(config.learn, 1_000_000), jax.random.key(0)
+    state = learner_shape(config, rule)
+    absent = lambda leaf: leaf is None
+    with_world = lambda rest, world: eqx.tree_at(lambda s: s.world, rest, world, is_leaf=absent)
 
     def given():
         task, batches = inputs.batches(config, key=key)
-        library = inputs.library(config, key=key)
-        return jax.tree.map(lambda each: each[0], (batches, task)), library
+        return learner_shape(config, rule).world, batches, task, inputs.library(config, key=key)
 
-    def call(state, batch_and_task, library):
-        return one_update(state, *batch_and_task, library, config.learn, rule)
+    def call(rest, world, batches, task, library):
+        state = with_world(rest, world)
+        state, metrics = update_many(state, batches, task, library, config.learn, rule)
+        # What may be written over comes back first: memory goes to the first result of its shape.
+        return with_world(state, None), state.world, metrics
 
-    return compiled(call, learner_shape(config, rule), given, place)
+    return compiled(call, with_world(state, None), given, place)
 
 
 def compiled(
@@ -188,55 +182,6 @@ def compiled(
 
     program = jax.jit(traced, donate_argnums=0)
     return program.trace(*jax.tree.map(lie, arrays)).lower().compile()
-
-
-def read(program: str) -> Part:
-    """What a compiled program launches, from XLA's text."""
-    bodies: dict[str, list[str]] = {}
-    entry = name = ""
-    for line in program.splitlines():
-        if begun := re.match(r"(ENTRY )?%(\S+) \(.*\{$", line):
-            name = begun[2]
-            entry = name if begun[1] else entry
-            bodies[name] = []
-        elif name and line.startswith(" "):
-            bodies[name].append(re.sub(r"/\*.*?\*/", "", line))
-
-    def part(name: str) -> Part:
-        found = Part()
-        for line in bodies[name]:
-            kind = INSTRUCTION.match(line)
-            if kind is None or kind[1] in FREE:
-                continue
-            if kind[1] == "while":
-                condition, body = (named(line, key) for key in ("condition", "body"))
-                rounds = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-                loop, asks = part(body), part(condition)
-                loop.rounds = int(rounds[1]) if rounds else None
-                loop.kernels += asks.kernels
-                loop.waits += 0 if rounds else 1
-                found.loops.append(loop)
-            elif kind[1] == "conditional":
-                listed = re.search(r"branch_computations=\{(.*?)\}", line)
-                names = (
-                    [each.strip().lstrip("%") for each in listed[1].split(",")]
-                    if listed
-                    else [named(line, key) for key in ("true_computation", "false_computation")]
-                )
-                longest = max((part(each) for each in names), key=lambda each: each.kernels)
-                found.kernels += longest.kernels
-                found.waits += 1 + longest.waits
-                found.loops += longest.loops
-            else:
-                found.kernels += 1
-        return found
-
-    return part(entry)
-
-
-def named(line: str, key: str) -> str:
-    """The computation that an instruction names."""
-    return re.search(rf"{key}=%?([\w.-]+)", line)[1]
 
 
 if __name__ == "__main__":

@@ -92,20 +92,17 @@ class Puct(Rule):
     settings: SearchSettings = eqx.field(static=True)
     explore: Float[Array, ""]
 
-    def start(self, roots: Actions) -> Int[Array, ""]:
-        """No simulations so far."""
-        return jnp.zeros((), jnp.int32)
+    def start(self, roots: Actions) -> None:
+        """Nothing: each pass is a simulation of every row."""
 
-    def goes_on(self, memory: Int[Array, ""]) -> Bool[Array, ""]:
-        """Whether there are simulations left."""
-        return memory < self.settings.simulations
+    def goes_on(self, memory: None) -> Bool[Array, ""]:
+        """Always: the search has as many passes as simulations, which a compiler can see."""
+        return jnp.array(True)
 
-    def enter(
-        self, memory: Int[Array, ""], roots: Actions, lanes: int
-    ) -> tuple[Entry, Int[Array, ""]]:
+    def enter(self, memory: None, roots: Actions, lanes: int) -> tuple[Entry, None]:
         """One, as below the root."""
         choice = self.below(roots)[:, None]
-        return Entry(choice, jnp.ones_like(choice, bool)), memory + 1
+        return Entry(choice, jnp.ones_like(choice, bool)), None
 
     def below(self, node: Actions) -> Int[Array, " lane"]:
         """The best bound, with values scaled between the least and greatest of node and actions."""

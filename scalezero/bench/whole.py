@@ -49,7 +49,7 @@ def _collected(run: Run, seconds: float) -> Measurement:
     learn, rows = run.config.learn, len(run.tasks) * rows_of(run.config)
     turn = lambda: run.collector.turn(run.actor.world, run.turns, key=run.act_key)
     took: list[float] = []
-    waited = 0.0
+    before = 0.0, 0.0
     fewest = 2 * (learn.unroll + learn.n_step + 2)  # decisions in every environment
     ready = lambda: all(replay.starts for replay in run.replays)
     while len(took) < max(FEWEST, fewest) or sum(took) < seconds or not ready():
@@ -59,8 +59,8 @@ def _collected(run: Run, seconds: float) -> Measurement:
         if run.turns > 4:  # both groups have been through everything that compiles
             took.append(time.perf_counter() - began)
         else:
-            waited = -_waited(run)
-    notes = {"share_waiting_for_environments": (waited + _waited(run)) / sum(took)}
+            before = _waited(run), run.busy.seconds
+    notes = _shares(run, before, sum(took))
     # Two groups whose environments cost more than the search take turns that last unequally long.
     groups = groups_of(run.config)
     rounds = [sum(turns) / groups for turns in itertools.batched(took, groups)]
@@ -98,7 +98,8 @@ def _trained(run: Run, seconds: float) -> Measurement:
     settings, rows = run.config, len(run.tasks) * rows_of(run.config)
     owed = (run.decisions - settings.data.warmup_decisions) * settings.learn.replay_ratio
     run.updates = math.floor(owed)  # each turn earns its updates at once, and no others
-    began, before, waited = time.perf_counter(), run.updates, _waited(run)
+    began, updates = time.perf_counter(), run.updates
+    before = _waited(run), run.busy.seconds
     took: list[float] = []
     for _ in range(FEWEST):
         start, turns = time.perf_counter(), 0
@@ -108,12 +109,19 @@ def _trained(run: Run, seconds: float) -> Measurement:
         took.append((time.perf_counter() - start) / turns)
     run.settle()
     passed = time.perf_counter() - began
-    notes = {
-        "updates_per_second": (run.updates - before) / passed,
-        "share_waiting_for_environments": (_waited(run) - waited) / passed,
-    }
+    notes = _shares(run, before, passed)
+    notes["updates_per_second"] = (run.updates - updates) / passed
     return Measurement("train", timing(took), rows, "decisions", notes=notes)
 
 
 def _waited(run: Run) -> float:
     return run.collector.metrics()["waited"]
+
+
+def _shares(run: Run, before: tuple[float, float], passed: float) -> dict[str, float]:
+    """Of the seconds that `passed` since `_waited` and `busy` were noted, those without work."""
+    waited, busy = before
+    return {
+        "share_waiting_for_environments": (_waited(run) - waited) / passed,
+        "share_device_idle": max(0.0, 1 - (run.busy.seconds - busy) / passed),
+    }

@@ -17,8 +17,8 @@ from scalezero.nets.tiles import in_tiles
 from scalezero.nets.turns import in_turns, in_turns_backward
 
 SMALL = 1 << 18  # multiply-adds of all experts for a token; up to this, products take no time
-FEW = 128  # tokens for which small experts are all computed, which beats sorting, on a CPU
-FEW_ELSEWHERE = 512
+FEW = 128  # fewer tokens are put through all small experts, which beats sorting, on a CPU
+FEW_ELSEWHERE = 512  # … up to so many on an accelerator, which is a guess
 READ = 128  # tokens up to which an accelerator takes longer to read weights than to multiply by all
 MANY = 1_536  # tokens that no cache holds with what experts make of them
 CACHED = 1 << 18  # multiply-adds of one narrow expert for a token; up to this, tiles pay for it too
@@ -63,7 +63,10 @@ def dense(
     chosen: Int[Array, "token pick"],
     share: Float[Array, "token pick"],
 ) -> Float[Array, "token embed"]:
-    """Every expert sees every token; unchosen ones weigh zero. No matrix is copied to be read."""
+    """Every expert sees every token; unchosen ones weigh zero.
+
+    One product for each expert: summed over experts too, XLA copies `out` first, on a GPU.
+    """
     gate, up, out = weights
     each = jnp.sum(jax.nn.one_hot(chosen, len(gate)) * share[..., None], axis=1)
     hidden = jax.nn.silu(summed("ehd,nd->neh", gate, x)) * summed("ehd,nd->neh", up, x)

@@ -19,6 +19,7 @@ from scalezero.data.replay import Replay
 from scalezero.envs.pool import Pool, Steps
 from scalezero.envs.spec import GOES_ON, NOTHING, TERMINATED, TRUNCATED, Task, Text
 from scalezero.run.build import groups_of, rows_of
+from scalezero.run.pace import Busy
 from scalezero.run.texts import Texts
 
 
@@ -101,6 +102,7 @@ class Group:
         world: World,
         config: Config,
         texts: Texts,
+        busy: Busy,
         which: int,
         turns: int,
     ) -> None:
@@ -111,7 +113,7 @@ class Group:
         tasks, active = [slot.task for slot in slots], [slot.active for slot in slots]
         seed, read = int(words[0]), texts.read
         self.pool = Pool(tasks, rows, seed=seed, training=True, active=active, read=read)
-        self.texts = texts
+        self.texts, self.busy = texts, busy
         self.patience = config.data.patience
         self.envs = config.data.envs
         self.lane = which * rows + np.arange(rows)
@@ -147,19 +149,14 @@ class Group:
     def send(self, world: World, task: jax.Array, config: Config, *, key: jax.Array) -> None:
         """Plan, and start the environments that wait on what was decided."""
         ready = self.steps.ready
-        action, self.planned, history = act(
-            world,
-            task,
-            self.history,
-            observation_of(self.steps, world.tasks),
-            self.texts.contents(),
-            jnp.asarray(self.first),
-            config.search,
-            jnp.ones(()),
-            key=key,
-        )
+        seen, library = observation_of(self.steps, world.tasks), self.texts.contents()
+        first, explore = jnp.asarray(self.first), jnp.ones(())
+        given = task, self.history, seen, library, first, config.search, explore
+        with self.busy.working():
+            action, self.planned, history = act(world, *given, key=key)
+            action = np.asarray(action)
         self.history = _merged(history, self.history, ready, where=jnp.where)
-        self.pool.send(np.asarray(action), ready)
+        self.pool.send(action, ready)
 
     def _append(self, slot: int, before: Steps, replay: Replay) -> None:
         width, count = replay.task.action.width, replay.candidates
@@ -211,6 +208,7 @@ class Collector:
         config: Config,
         replays: Sequence[Replay],
         texts: Texts,
+        busy: Busy,
         turns: int,
     ) -> None:
         """Make and start the environments.
@@ -221,13 +219,15 @@ class Collector:
             config: Of the run.
             replays: What is remembered goes there, by task.
             texts: What was met in words.
+            busy: Told when the device searches.
             turns: How many there were before: other episodes follow after each start.
         """
         self.config = config
         self.replays = replays
         self.slots = tuple(slots)
         self.groups = tuple(
-            Group(slots, world, config, texts, which, turns) for which in range(groups_of(config))
+            Group(slots, world, config, texts, busy, which, turns)
+            for which in range(groups_of(config))
         )
         self.task = jnp.asarray([slot.number for slot in slots])
         for replay in replays:

@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from math import isfinite, nan
+from math import inf, isfinite, nan
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -44,6 +44,7 @@ class Progress:
         self._past: deque[tuple[float, int, int, int]] = deque()
         self._decisions = self._updates = 0
         self._begun: int | None = None  # updates when first told
+        self._settled: int | None = None  # … and after the first call of updates
         self._live = Live(
             console=self._console,
             get_renderable=self._picture,
@@ -81,7 +82,8 @@ class Progress:
         now = time.monotonic()
         if updates is not None:
             self._begun = updates if self._begun is None else self._begun
-            if self._updates <= self._begun < updates:
+            if self._settled is None and updates > self._begun:
+                self._settled = updates
                 self._past.clear()  # before its first updates a run goes faster, and compiles
             self._updates = updates
         self._decisions = decisions
@@ -112,8 +114,9 @@ class Progress:
         (then, *before), (now, *after) = self._past[0], self._past[-1]
         each = [(b - a) / max(now - then, 1e-9) for a, b in zip(before, after, strict=True)]
         everything, rate, updating = each
-        learning = self._begun is None or self._updates > self._begun
-        left = (self._total - self._decisions) / rate if rate and learning else nan
+        # Turns learn now and then: from one call of updates to the next says how fast it goes.
+        known = self._begun is None or (self._settled or inf) < self._updates
+        left = (self._total - self._decisions) / rate if rate and known else nan
         return everything, updating, left
 
     def _line(self) -> str:

@@ -2,7 +2,10 @@
 
 import resource
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +20,45 @@ class Mark:
     seconds: float  # of training
     updates: int
     made: Mapping[str, int]  # decisions of each task
+    busy: float  # seconds with work for the device; of this start
+
+
+class Busy:
+    """For how long the device had something to do, of work that several threads ask of it."""
+
+    def __init__(self) -> None:
+        """None so far."""
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._passed = self._since = 0.0
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Work that is asked for within this block, and has ended when it is left."""
+        self._change(1)
+        try:
+            yield
+        finally:
+            self._change(-1)
+
+    @property
+    def seconds(self) -> float:
+        """With one piece of work under way, or more."""
+        self._change(0)
+        return self._passed
+
+    def _change(self, begun: int) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self._passed += now - self._since if self._under_way else 0.0
+            self._under_way += begun
+            self._since = now
 
 
 def rates(before: Mark, now: Mark) -> dict[str, float]:
-    """Decisions per second of all tasks and of each suite, and updates per second, in between."""
+    """Of the time in between: decisions per second of all tasks and of each suite, updates per
+    second, and the share in which the device had nothing to do.
+    """
     passed = max(now.seconds - before.seconds, 1e-9)
     suites: dict[str, float] = {}
     for task, made in now.made.items():
@@ -29,6 +67,7 @@ def rates(before: Mark, now: Mark) -> dict[str, float]:
     return {
         "decisions_per_second": sum(suites.values()),
         "updates_per_second": (now.updates - before.updates) / passed,
+        "device_idle": max(0.0, 1 - (now.busy - before.busy) / passed),
         **suites,
     }
 

@@ -33,7 +33,7 @@ from scalezero.run.collect import Collector, batch_of, slots_of
 from scalezero.run.evaluate import Evaluation, Evaluator
 from scalezero.run.folder import RunError, RunFolder, write
 from scalezero.run.logs import JsonLines, TensorBoard, plain
-from scalezero.run.pace import Mark, memory, rates
+from scalezero.run.pace import Busy, Mark, memory, rates
 from scalezero.run.texts import Texts
 
 RECENT = 16  # training episodes of a task that its shown return averages
@@ -56,8 +56,7 @@ class Run:
         self.rule = optimiser(config.learn, round(learnt_from * config.learn.replay_ratio))
         self.curriculum = curriculum(len(self.tasks))
         self.slots = slots_of(self.tasks, self.curriculum.solved, config.dps.freed)
-        self.turns = 0
-        self.updates = 0
+        self.turns = self.updates = 0
         self.given = np.zeros(len(self.tasks))  # slots of batches that held each task
         self.dealt = (0.0, 0)  # decisions of a slot, and what `_clock` said, when slots were dealt
         self.next_evaluation = config.run.evaluate_every
@@ -66,9 +65,9 @@ class Run:
         self.began = time.monotonic()
         self.finished = False  # the last evaluation was made; a longer run has another one
         self.journals = journals_of(folder.replay, self.replays)
-        self.texts = Texts(
-            config, self.tasks, folder.texts, lambda why: self.note("texts", why=why)
-        )
+        told = lambda why: self.note("texts", why=why)
+        self.texts = Texts(config, self.tasks, folder.texts, told)
+        self.busy = Busy()
         with ExitStack() as opened:  # what was opened is closed again if the rest fails
             keep = lambda thing: opened.enter_context(closing(thing))
             opened.enter_context(folder.lock())
@@ -151,7 +150,8 @@ class Run:
         """Play episodes without exploration, and write down how they went."""
         self.settle()
         key = jax.random.fold_in(self.evaluate_key, self.evaluations)
-        result = self.evaluator.play(self.state.world, episodes, key=key, between=between)
+        with self.busy.working():
+            result = self.evaluator.play(self.state.world, episodes, key=key, between=between)
         lines = self.folder.evaluated()[: self.evaluations]  # a killed start may have more
         lines.append(
             {
@@ -305,8 +305,9 @@ class Run:
         if self.compiling is not None:
             self.compiling.result()  # has ended in this same thread, or failed
         began = time.perf_counter()
-        made = update_many(*given, self.config.learn, self.rule)
-        jax.block_until_ready(made[1])
+        with self.busy.working():
+            made = update_many(*given, self.config.learn, self.rule)
+            jax.block_until_ready(made[1])
         passed = time.perf_counter() - began
         self.durations.append(passed / self.config.learn.updates_per_call)
         return made, taught
@@ -336,12 +337,11 @@ class Run:
     def _collector(self) -> Collector:
         """Environments for the tasks that are not solved."""
         self.slots = slots_of(self.tasks, self.curriculum.solved, self.config.dps.freed)
-        return Collector(
-            self.slots, self.state.world, self.config, self.replays, self.texts, self.turns
-        )
+        shared = self.config, self.replays, self.texts, self.busy
+        return Collector(self.slots, self.state.world, *shared, self.turns)
 
     def _mark(self) -> Mark:
-        return Mark(self.elapsed, self.updates, self._by_task())
+        return Mark(self.elapsed, self.updates, self._by_task(), self.busy.seconds)
 
     def _by_task(self) -> dict[str, int]:
         """Decisions of each task so far."""

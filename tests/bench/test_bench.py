@@ -113,8 +113,10 @@ def test_the_whole_loop_is_measured_as_the_command_line_asks(tmp_path, capsys):
     assert named.keys() == {"decide", "learn", "train"}
     assert named["learn"]["items"] == 2 * 2 * 2  # updates of a call, tasks, rows
     assert named["decide"]["items"] == 2 * 4  # all environments of two tasks
-    for share in ("share_learner_idle", "share_waiting_for_environments"):
-        assert all(0 <= each.get(share, 0) <= 1 for each in named.values())
+    shares = {"share_waiting_for_environments", "share_device_idle"}
+    told = {"decide": shares, "learn": {"share_learner_idle"}, "train": shares}
+    for name, some in told.items():
+        assert all(0 <= named[name][share] < 1 for share in some)
     assert "decide" in capsys.readouterr().out
 
 
@@ -126,6 +128,7 @@ def test_the_settings_of_others_are_what_was_measured_of_them(name):
     assert (config.model.heads, config.model.experts) == ((24, 8) if paper else (4, 4))
     assert config.search.simulations == (50 if paper else 16)
     assert config.data.envs == 8
+    assert not config.model.rematerialise
     assert all(task.startswith(name.split("-")[1]) for task in config.tasks)
     if "dmc" in name:
         assert config.search.candidates == (20 if paper else 16)

@@ -51,11 +51,12 @@ def test_a_resumed_run_counts_speed_from_where_it_began(clock):
 def test_the_time_left_is_told_from_the_first_updates_on(clock, begun):
     out = screen(terminal=False)
     with Progress(TASKS, 1000, console=out, plain_seconds=1.0) as progress:
-        for decisions, made, passed in ((0, 0, 2), (10, 0, 60), (20, 1, 10), (40, 3, 0)):
+        turns = ((0, 0, 2), (10, 0, 60), (20, 8, 1), (21, 8, 9), (40, 16, 0))
+        for decisions, made, passed in turns:
             progress.update(decisions=decisions, updates=begun + made)
             clock[0] += passed  # the first updates are compiled for a minute
     told = [line.partition(" gone, ")[2] for line in out.file.getvalue().splitlines()]
-    assert [line.partition(" |")[0] for line in told] == ["– left", "– left", "0:08:00 left"]
+    assert [line.partition(" |")[0] for line in told] == 3 * ["– left"] + ["0:08:00 left"]
 
 
 def test_a_terminal_shows_the_best_evaluation_and_the_target():

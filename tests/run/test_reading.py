@@ -46,6 +46,7 @@ def test_a_mixed_run_learns_and_says_what_it_read(trained):
     assert {"texts/known", "texts/hit_rate", "texts/cut", "waited"} <= lines[-1].keys()
     assert lines[-1]["toy/corridor/late"] == 0.0
     assert lines[-1]["toy/decisions_per_second"] > 0
+    assert all(0 <= line["device_idle"] < 1 for line in lines)
     assert lines[-1]["memory/peak_bytes"] >= lines[-1]["memory/bytes"] > 0
     assert 0.5 < lines[-1]["texts/hit_rate"] < 1
     texts = (trained.texts / "texts.jsonl").read_text().splitlines()
