@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from math import inf, isfinite, nan
+from math import isfinite, nan
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -14,6 +14,7 @@ from rich.table import Table
 from scalezero.envs.scores import summarise
 from scalezero.envs.spec import Task
 
+EARLY = 3  # numbers of updates: at first, with a call that compiles, with one that waits for it
 WINDOW_SECONDS = 60.0  # speeds are means over this much of the past
 
 
@@ -43,8 +44,7 @@ class Progress:
         # seconds, interactions, decisions, updates
         self._past: deque[tuple[float, int, int, int]] = deque()
         self._decisions = self._updates = 0
-        self._begun: int | None = None  # updates when first told
-        self._settled: int | None = None  # … and after the first call of updates
+        self._early: list[int] = []  # the first numbers of updates that were told
         self._live = Live(
             console=self._console,
             get_renderable=self._picture,
@@ -81,10 +81,10 @@ class Progress:
         """
         now = time.monotonic()
         if updates is not None:
-            self._begun = updates if self._begun is None else self._begun
-            if self._settled is None and updates > self._begun:
-                self._settled = updates
-                self._past.clear()  # before its first updates a run goes faster, and compiles
+            if len(self._early) < EARLY and updates not in self._early:
+                self._early.append(updates)
+                if len(self._early) == EARLY:
+                    self._past.clear()
             self._updates = updates
         self._decisions = decisions
         self._returns |= returns or {}
@@ -115,7 +115,7 @@ class Progress:
         each = [(b - a) / max(now - then, 1e-9) for a, b in zip(before, after, strict=True)]
         everything, rate, updating = each
         # Turns learn now and then: from one call of updates to the next says how fast it goes.
-        known = self._begun is None or (self._settled or inf) < self._updates
+        known = not self._early or (len(self._early) == EARLY and self._updates > self._early[-1])
         left = (self._total - self._decisions) / rate if rate and known else nan
         return everything, updating, left
 
