@@ -245,7 +245,7 @@ class DataSettings(Section):
     replay_rows: PositiveInt = 500_000
     """Most decisions remembered for each task."""
     warmup_decisions: Natural = 256
-    """Decisions of each task before the first update; the untrained model plans them."""
+    """Decisions of each task, at random, after which planning and learning start."""
     patience: NonNegative = 0.2
     """Seconds that a turn waits for slow games of text; 3600 makes a run with text repeatable."""
 

@@ -1,12 +1,13 @@
-"""One decision for every environment: look, remember, plan."""
+"""One decision for every environment: look, remember, plan; or at random."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from scalezero.agent.policies import squash_action
+from scalezero.agent.policies import squash_action, uninformed
 from scalezero.agent.ready import ready
-from scalezero.agent.records import History, Observation, Plan
+from scalezero.agent.records import History, Listing, Observation, Plan
 from scalezero.agent.search import plan
 from scalezero.agent.world import World
 from scalezero.config import SearchSettings
@@ -72,3 +73,22 @@ def act(
     taken = history.token.at[:, :, -1].set(bound.action_token(planned.action, listing))
     history = History(history.latent, taken, history.length)
     return squash_action(planned.action, bound.table.discrete), planned, history
+
+
+@eqx.filter_jit(donate="none")
+def act_at_random(
+    world: World, task: Int[Array, " slot"], observation: Observation, *, key: PRNGKeyArray
+) -> tuple[Float[Array, "slot row action"], Plan]:
+    """Any action at all: what to do before anything is learnt, when a plan would be noise.
+
+    As the plan of `act`, but all candidates are equally likely and the value is 0.
+    """
+    propose_key, choose_key = jax.random.split(key)
+    table, rows = world.tasks.look_up(task), observation.text.shape[1]
+    listing = Listing(observation.text[..., 1:] >= 0, None, None)
+    anything = uninformed(rows, table, world.shape, listing)
+    candidates, prior = anything.propose(jnp.ones(()), key=propose_key)
+    choice = jax.random.categorical(choose_key, prior)
+    action = jnp.take_along_axis(candidates, choice[..., None, None], axis=2)[:, :, 0]
+    planned = Plan(action, candidates, jax.nn.softmax(prior), jnp.zeros(choice.shape))
+    return squash_action(action, table.discrete), planned

@@ -10,6 +10,7 @@ Source: Sampled MuZero (arXiv:2104.06303): candidates drawn from the policy itse
 prior in the search.
 """
 
+import dataclasses
 from math import prod
 
 import equinox as eqx
@@ -140,6 +141,13 @@ def policy(
         used=jnp.broadcast_to(used, mean.shape),
         shape=shape,
     )
+
+
+def uninformed(rows: int, table: SlotTable, shape: PolicyShape, listing: Listing) -> Policy:
+    """What prefers nothing: choices are equally likely, Gaussians centred and widest."""
+    outputs = jnp.zeros((len(table.choices), rows, shape.outputs))
+    blank = policy(outputs, table, shape, listing)
+    return dataclasses.replace(blank, sigma=jnp.where(blank.used, shape.sigma_max, 1.0))
 
 
 def _scores(

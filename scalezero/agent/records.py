@@ -57,7 +57,7 @@ class History(eqx.Module):
 
 
 class Plan(eqx.Module):
-    """What a search decided for each row, and what it teaches."""
+    """What was decided for each row, by a search or at random, and what it teaches."""
 
     action: Float[Array, "slot row action"]
     candidates: Float[Array, "slot row candidate action"]

@@ -35,7 +35,9 @@ def end_to_end(config: Config, seconds: float, *, both: bool) -> Iterator[Measur
 
 @contextmanager
 def _run(config: Config) -> Iterator[Run]:
-    """A run in a folder of its own, which is gone afterwards."""
+    """A run in a folder of its own, which is gone afterwards; it plans from the first decision."""
+    data = config.data.model_copy(update={"warmup_decisions": 0})
+    config = config.model_copy(update={"data": data})
     with tempfile.TemporaryDirectory(prefix="scalezero-bench-") as folder:
         run = Run(config, RunFolder.open(Path(folder) / "run", config))
         try:
@@ -47,7 +49,8 @@ def _run(config: Config) -> Iterator[Run]:
 def _collected(run: Run, seconds: float) -> Measurement:
     """Turns in which nothing is learnt; a window of all that training asks for is there after."""
     learn, rows = run.config.learn, len(run.tasks) * rows_of(run.config)
-    turn = lambda: run.collector.turn(run.actor.world, run.turns, key=run.act_key)
+    given = {"at_random": False, "key": run.act_key}
+    turn = lambda: run.collector.turn(run.actor.world, run.turns, **given)
     took: list[float] = []
     before = 0.0, 0.0
     fewest = 2 * (learn.unroll + learn.n_step + 2)  # decisions in every environment
@@ -95,9 +98,9 @@ def _learnt(run: Run, seconds: float) -> Measurement:
 
 def _trained(run: Run, seconds: float) -> Measurement:
     """Turns and the updates they are worth, beside each other; each time is a mean over many."""
-    settings, rows = run.config, len(run.tasks) * rows_of(run.config)
-    owed = (run.decisions - settings.data.warmup_decisions) * settings.learn.replay_ratio
-    run.updates = math.floor(owed)  # each turn earns its updates at once, and no others
+    rows = len(run.tasks) * rows_of(run.config)
+    # So each turn earns its updates at once, and no others.
+    run.updates = math.floor(run.decisions * run.config.learn.replay_ratio)
     began, updates = time.perf_counter(), run.updates
     before = _waited(run), run.busy.seconds
     took: list[float] = []

@@ -1,6 +1,6 @@
 """What does one task remember, and how is a window of it sampled?
 
-A row is one decision of one environment: what was observed, the action taken, what the search said,
+A row is one decision of one environment: what was observed, the action taken, what its plan said,
 and the reward that followed. When an episode ends, its *final* observation gets a row too, whose
 `ending` says how; nothing was decided there, and the lane's next row starts a new episode.
 """

@@ -5,9 +5,9 @@ from scalezero.agent.world import World
 
 
 class Actor:
-    """Holds a world, whatever is learnt after, and makes it `ready` when a search first asks.
+    """Holds a world, whatever is learnt after, and makes it `ready` when decisions first ask.
 
-    Updates that follow each other, with no search between, make nothing ready. For one thread.
+    Updates that follow each other, with no decision between, make nothing ready. For one thread.
     """
 
     def __init__(self, world: World) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalezero.agent.act import act, empty_history
+from scalezero.agent.act import act, act_at_random, empty_history
 from scalezero.agent.records import Batch, History, Observation, Plan
 from scalezero.agent.tasks import TaskTable
 from scalezero.agent.world import World
@@ -121,7 +121,7 @@ class Group:
         self.ending = ending_of(self.steps)
         self.first = np.ones_like(self.ending, dtype=bool)
         self.history: History = empty_history(world, len(slots), rows, config.search.context)
-        self.planned: Plan | None = None  # by the newest search, for the slots sent on with it
+        self.planned: Plan | None = None  # newest, for the slots sent on with it
         self.plan: Any = None  # a `Plan` of NumPy arrays: what the environments of each slot follow
         self.turns, self.waited = 0, 0.0  # how many, and the seconds in them without anything to do
         self.late = np.zeros(len(slots), int)  # turns that went on without a slot
@@ -146,16 +146,22 @@ class Group:
                 self._append(slot, before, replays[each.number])
         return self._advance()
 
-    def send(self, world: World, task: jax.Array, config: Config, *, key: jax.Array) -> None:
-        """Plan, and start the environments that wait on what was decided."""
+    def send(
+        self, world: World, task: jax.Array, config: Config, *, at_random: bool, key: jax.Array
+    ) -> None:
+        """Plan, or draw `at_random`, and start the environments that wait on what was decided."""
         ready = self.steps.ready
-        seen, library = observation_of(self.steps, world.tasks), self.texts.contents()
-        first, explore = jnp.asarray(self.first), jnp.ones(())
-        given = task, self.history, seen, library, first, config.search, explore
+        seen = observation_of(self.steps, world.tasks)
         with self.busy.working():
-            action, self.planned, history = act(world, *given, key=key)
+            if at_random:  # and the history stays empty
+                action, self.planned = act_at_random(world, task, seen, key=key)
+            else:
+                first, explore = jnp.asarray(self.first), jnp.ones(())
+                given = task, self.history, seen, self.texts.contents(), first
+                made = act(world, *given, config.search, explore, key=key)
+                action, self.planned, history = made
+                self.history = _merged(history, self.history, ready, where=jnp.where)
             action = np.asarray(action)
-        self.history = _merged(history, self.history, ready, where=jnp.where)
         self.pool.send(action, ready)
 
     def _append(self, slot: int, before: Steps, replay: Replay) -> None:
@@ -219,7 +225,7 @@ class Collector:
             config: Of the run.
             replays: What is remembered goes there, by task.
             texts: What was met in words.
-            busy: Told when the device searches.
+            busy: Told when the device decides.
             turns: How many there were before: other episodes follow after each start.
         """
         self.config = config
@@ -233,11 +239,11 @@ class Collector:
         for replay in replays:
             replay.cut(replay.lanes)  # what was open before goes on nowhere
 
-    def turn(self, world: World, number: int, *, key: jax.Array) -> list[Episode]:
+    def turn(self, world: World, number: int, *, at_random: bool, key: jax.Array) -> list[Episode]:
         """One decision in one group of environments; the episodes that had ended there."""
-        group = self.groups[number % len(self.groups)]
+        group, key = self.groups[number % len(self.groups)], jax.random.fold_in(key, number)
         episodes = group.receive(self.replays)
-        group.send(world, self.task, self.config, key=jax.random.fold_in(key, number))
+        group.send(world, self.task, self.config, at_random=at_random, key=key)
         return episodes
 
     def metrics(self) -> dict[str, float]:

@@ -17,7 +17,7 @@ from scalezero.run.build import replays_of, tasks_of
 from scalezero.run.folder import RunFolder
 from scalezero.run.stop import Stop
 
-MOMENT = 60  # decisions of each task, and of an episode
+MOMENT = 60  # decisions of an episode
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,7 @@ def filling(config: Config) -> int:
 
 def _short(config: Config) -> Config:
     """`config` for one call's updates, with short episodes."""
-    learn, data = config.learn, config.data
-    calls = learn.updates_per_call
+    calls = config.learn.updates_per_call
     envs = {
         task.name: config.env.get(task.name, EnvSettings()).model_copy(
             update={"max_decisions": min(MOMENT, task.max_decisions)}
@@ -78,9 +77,7 @@ def _short(config: Config) -> Config:
     }
     return config.model_copy(
         update={
-            "data": data.model_copy(
-                update={"warmup_decisions": min(MOMENT, data.warmup_decisions)}
-            ),
+            "data": config.data.model_copy(update={"warmup_decisions": 0}),  # so it searches too
             "run": config.run.model_copy(
                 update={"updates": calls, "final_episodes": 1, "log_every": 1}
             ),

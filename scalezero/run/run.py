@@ -133,17 +133,17 @@ class Run:
         if self.compiling is None:  # beside the first decisions, so that no update waits for it
             given = self.config, self.state, self.texts.contents(), self.rule
             self.compiling = self.thread.submit(inputs.compile_updates, *given)
-        ended = set()
-        for episode in self.collector.turn(self.actor.world, self.turns, key=self.act_key):
+        ended, learn, warmup = set(), self.config.learn, self.config.data.warmup_decisions
+        how = {"at_random": self.decisions < warmup, "key": self.act_key}
+        for episode in self.collector.turn(self.actor.world, self.turns, **how):
             self.recent[episode.task].append(episode.score)
             ended.add(episode.task)
             self.logs["episodes"].write({"decisions": self.decisions, **vars(episode)})
         self.turns += 1
-        due = self.config.learn.replay_ratio * (self.decisions - self.config.data.warmup_decisions)
-        each = self.config.learn.updates_per_call
+        due = learn.replay_ratio * (self.decisions - warmup)
         begun = all(replay.starts for replay in self.replays)
-        while begun and self.updates + each <= due:
-            self.learn(each)
+        while begun and self.updates + learn.updates_per_call <= due:
+            self.learn(learn.updates_per_call)
         return {task: float(np.mean(self.recent[task])) for task in ended}
 
     def evaluate(self, episodes: int, between: Callable[[], None]) -> Evaluation:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import small
 
-from scalezero.agent.act import act, empty_history, remember
+from scalezero.agent.act import act, act_at_random, empty_history, remember
 from scalezero.agent.ready import ready
 from scalezero.agent.records import History
 from scalezero.agent.stages import grow
@@ -128,6 +128,39 @@ def test_memory_shifts_and_counts(world):
 
 def test_a_small_world_of_float32_that_has_not_grown_is_ready(world):
     assert ready(world) is world
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """What five tasks' environments, many of each, do at random; each page lists two of three."""
+    rng = np.random.default_rng(0)
+    observation = small.observation(rng, 2000, vector_slots=3, image_slots=1, text_slots=1, size=4)
+    settings = small.config(learn={"sigma_max": 1.5})
+    world = small.small_world(small.WITH_TEXT, settings=settings, key=jax.random.key(0))
+    return act_at_random(world, jnp.arange(5), observation, key=jax.random.key(1))
+
+
+@pytest.mark.parametrize(("slot", "choices"), [(0, 3), (3, 4), (4, 2)])
+def test_at_random_each_choice_that_there_is_is_as_likely(drawn, slot, choices):
+    action, plan = drawn
+    share = np.bincount(np.asarray(action[slot, :, 0], int), minlength=4) / 2000
+    np.testing.assert_allclose(share[:choices], 1 / choices, atol=0.04)
+    assert not np.any(share[choices:])
+    np.testing.assert_allclose(plan.policy[slot, :, :choices], 1 / choices, atol=1e-6)
+    np.testing.assert_allclose(plan.policy[slot].sum(-1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(("slot", "dimensions"), [(1, 2), (2, 1)])
+def test_at_random_continuous_actions_are_one_of_the_widest_gaussian(drawn, slot, dimensions):
+    action, plan = drawn
+    sampled = np.asarray(plan.candidates[slot, :, : SETTINGS.candidates])
+    taken = np.asarray(plan.action[slot])
+    assert np.all(np.any(np.all(sampled == taken[:, None], axis=-1), axis=-1))
+    np.testing.assert_allclose(action[slot], np.tanh(taken), atol=1e-6)
+    np.testing.assert_allclose(sampled[..., :dimensions].std(), 1.5, atol=0.04)
+    np.testing.assert_allclose(taken[:, :dimensions].mean(0), 0.0, atol=0.1)
+    assert not np.any(sampled[..., dimensions:])
+    np.testing.assert_allclose(plan.policy[slot, :, : SETTINGS.candidates], 1 / 3, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -169,7 +169,9 @@ def test_alone_a_slow_game_is_waited_for(gates):
 
 
 def test_collection_goes_on_without_a_slow_game_and_remembers_it_whole(gates, tmp_path):
-    config = reading(data=SETTINGS["data"] | {"patience": 0.0, "warmup_decisions": 1000})
+    # Planning begins while the game stands still; nothing is learnt.
+    data = SETTINGS["data"] | {"patience": 0.0, "warmup_decisions": 20}
+    config = reading(data=data, learn=SETTINGS["learn"] | {"replay_ratio": 1e-3})
     run = Run(config, RunFolder.open(tmp_path / "slow", config))
     try:
         for gate in gates:
@@ -182,6 +184,7 @@ def test_collection_goes_on_without_a_slow_game_and_remembers_it_whole(gates, tm
         for _ in range(8):
             run.turn()
         during = [replay.decisions for replay in run.replays]
+        assert before[0] < config.data.warmup_decisions < during[0]
         assert during[0] > before[0] + 10
         assert during[1] <= before[1] + config.data.envs  # what was under way
         for gate in gates:

@@ -13,6 +13,7 @@ import pytest
 import tomli_w
 from tiny import SETTINGS, tiny
 
+from scalezero.run import collect
 from scalezero.run.checkpoint import named_leaves
 from scalezero.run.folder import RunError, RunFolder
 from scalezero.run.run import Run
@@ -100,6 +101,31 @@ def test_training_waits_until_there_is_something_to_sample(tmp_path):
         run.turn()
     assert run.updates > 0
     run.close()
+
+
+def test_decisions_are_at_random_until_enough_are_made_and_planned_after(tmp_path, monkeypatch):
+    made = []
+
+    def noted(name):
+        decide = getattr(collect, name)
+        return lambda *args, **rest: made.append(name) or decide(*args, **rest)
+
+    for name in ("act", "act_at_random"):
+        monkeypatch.setattr(collect, name, noted(name))
+    config = tiny()  # 16 of each task; a turn makes 2, and their rewards come two turns later
+
+    def turns(name, count):
+        made.clear()
+        run = Run(config, RunFolder.open(tmp_path / name, config))
+        for _ in range(count):
+            run.turn()
+        run.save()
+        run.close()
+        return made.copy()
+
+    assert turns("whole", 13) == 10 * ["act_at_random"] + 3 * ["act"]
+    assert turns("resumed", 4) == 4 * ["act_at_random"]  # 4 decisions of each task are remembered
+    assert turns("resumed", 10) == 8 * ["act_at_random"] + 2 * ["act"]
 
 
 def test_a_nan_loss_stops_the_run_and_names_the_task(tmp_path):
