@@ -34,7 +34,7 @@ from program import read
 from scalezero import cli, configure
 from scalezero.agent.act import act, empty_history
 from scalezero.agent.learner import update_many
-from scalezero.agent.optimiser import optimiser
+from scalezero.agent.optimiser import Optimiser
 from scalezero.agent.ready import ready
 from scalezero.config import Config, ConfigError
 from scalezero.run import inputs
@@ -146,7 +146,7 @@ def search(config: Config, rows: int, place: jax.sharding.Sharding) -> Any:
 
 def updates(config: Config, place: jax.sharding.Sharding) -> Any:
     """The updates of one call, compiled; they may write over all state but the world."""
-    rule, key = optimiser(config.learn, 1_000_000), jax.random.key(0)
+    rule, key = Optimiser(config.learn, 1_000_000), jax.random.key(0)
     state = learner_shape(config, rule)
     absent = lambda leaf: leaf is None
     with_world = lambda rest, world: eqx.tree_at(lambda s: s.world, rest, world, is_leaf=absent)

@@ -81,10 +81,12 @@ def train(options: argparse.Namespace, flags: dict[str, str]) -> int:
 
     for task in configure.tasks(config):  # what is wrong is said before anything is made
         catalog.require(task)
+    from scalezero.run import compiled
     from scalezero.run.folder import RunFolder
     from scalezero.run.train import train as call
 
     folder = RunFolder.open(path, config)
+    compiled.keep_traced()
     try:
         call(config, folder)
     except KeyboardInterrupt:
@@ -157,8 +159,10 @@ def evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
             like = configure.near(name, folder.config.tasks) or ", ".join(folder.config.tasks)
             raise ConfigError(f"{name}: not a task of {folder.path}; did you mean {like}?")
     episodes = options.episodes or folder.config.run.final_episodes
+    from scalezero.run import compiled
     from scalezero.run.evaluate import evaluate as call
 
+    compiled.keep_traced()
     result = call(folder.path, episodes=episodes, tasks=options.tasks, seed=options.seed)
     if options.json:
         from scalezero.run.logs import plain
@@ -175,8 +179,10 @@ def play(options: argparse.Namespace, _: dict[str, str]) -> int:
     """Print a transcript of a trained run's agent at a game of text."""
     from rich.console import Console
 
+    from scalezero.run import compiled
     from scalezero.run import play as game
 
+    compiled.keep_traced()
     console = Console(soft_wrap=True)
     episodes, seed = options.episodes or 1, options.seed
     for moment in game.play(options.path, options.task, episodes=episodes, seed=seed):

@@ -34,6 +34,14 @@ def keys():
     return stream()
 
 
+@pytest.fixture(autouse=True)
+def _keep_nothing_traced(monkeypatch):
+    """Tests replace functions, which no name of a kept program would tell."""
+    from scalezero.agent import traced
+
+    monkeypatch.setattr(traced, "keep", lambda cache: None)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_what_was_compiled():
     """Programs stay mapped into memory while they are cached, and Linux allows 65,530 mappings."""

@@ -9,6 +9,7 @@ from scalezero.agent.policies import squash_action, uninformed
 from scalezero.agent.ready import ready
 from scalezero.agent.records import History, Listing, Observation, Plan
 from scalezero.agent.search import plan
+from scalezero.agent.traced import traced_once
 from scalezero.agent.world import World
 from scalezero.config import SearchSettings
 
@@ -66,13 +67,31 @@ def act(
         explore: 1 while collecting, 0 while evaluating; not a constant, so nothing recompiles.
         key: Consumed.
     """
+    given = world, task, history, observation, library, first, settings, explore
+    history, (action, planned) = _decided(*given, key=key)
+    return action, Plan(**planned), history
+
+
+@traced_once(like=lambda world, task, history, *_, key: history)
+def _decided(
+    world: World,
+    task: Int[Array, " slot"],
+    history: History,
+    observation: Observation,
+    library: Shaped[Array, "text content"],
+    first: Bool[Array, "slot row"],
+    settings: SearchSettings,
+    explore: Float[Array, ""],
+    *,
+    key: PRNGKeyArray,
+) -> tuple[History, tuple[Float[Array, "slot row action"], dict[str, Array]]]:
     bound = ready(world).bind(task, len(observation.vector), library)
     listing = bound.listing(observation.text)
     history = remember(history, bound.encode(observation), first)
     planned = plan(bound, history, listing, settings, explore, key=key)
     taken = history.token.at[:, :, -1].set(bound.action_token(planned.action, listing))
     history = History(history.latent, taken, history.length)
-    return squash_action(planned.action, bound.table.discrete), planned, history
+    return history, (squash_action(planned.action, bound.table.discrete), vars(planned))
 
 
 @eqx.filter_jit(donate="none")

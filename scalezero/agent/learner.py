@@ -9,8 +9,10 @@ import optax
 from jaxtyping import Array, Float, Int, Shaped
 
 from scalezero.agent.losses import Metrics, loss
+from scalezero.agent.optimiser import Optimiser
 from scalezero.agent.records import Batch
 from scalezero.agent.stages import graft, learnt, trainable, with_dropout
+from scalezero.agent.traced import traced_once
 from scalezero.agent.world import World
 from scalezero.config import LearnSettings
 
@@ -24,16 +26,14 @@ class Learner(eqx.Module):
     updates: Int[Array, ""]
 
 
-def learner(world: World, rule: optax.GradientTransformation) -> Learner:
+def learner(world: World, rule: Optimiser) -> Learner:
     """A learner that has learnt nothing yet."""
     copy = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, world)
     moments = rule.init(eqx.filter(world, trainable(world)))
     return Learner(world, copy, moments, jnp.zeros((), jnp.int32))
 
 
-def grown(
-    state: Learner, rule: optax.GradientTransformation, grow: Callable[[World], World]
-) -> Learner:
+def grown(state: Learner, rule: Optimiser, grow: Callable[[World], World]) -> Learner:
     """The learner one stage later: world and target grow alike, moments that live on are kept."""
     world, target = grow(state.world), grow(state.target)
     fresh = rule.init(eqx.filter(world, trainable(world)))
@@ -46,7 +46,7 @@ def update(
     task: Int[Array, " slot"],
     library: Shaped[Array, "text content"],
     settings: LearnSettings,
-    rule: optax.GradientTransformation,
+    rule: Optimiser,
 ) -> tuple[Learner, Metrics]:
     """One gradient step on one batch."""
     params, rest = eqx.partition(state.world, trainable(state.world))
@@ -76,7 +76,7 @@ def update_many(
     task: Int[Array, "batch slot"],
     library: Shaped[Array, "text content"],
     settings: LearnSettings,
-    rule: optax.GradientTransformation,
+    rule: Optimiser,
 ) -> tuple[Learner, Metrics]:
     """One update for each of a stack of batches, in order; the metrics are their means.
 
@@ -95,7 +95,7 @@ def compile_for(
     task: Int[Array, "batch slot"],
     library: Shaped[Array, "text content"],
     settings: LearnSettings,
-    rule: optax.GradientTransformation,
+    rule: Optimiser,
 ) -> None:
     """Compile `update_many` for such arguments, which it leaves alone; the next call finds it."""
     _update_many.lower(*_given(state, batches, task, library), settings, rule).compile()
@@ -113,11 +113,12 @@ def _with_world(state: Learner, world: World | None) -> Learner:
 
 
 @eqx.filter_jit(donate="all-except-first")
+@traced_once(like=lambda kept, rest, *_: (rest, kept[0]))
 def _update_many(
     kept: tuple[World, Batch, Int[Array, "batch slot"], Shaped[Array, "text content"]],
     rest: Learner,
     settings: LearnSettings,
-    rule: optax.GradientTransformation,
+    rule: Optimiser,
 ) -> tuple[tuple[Learner, World], Metrics]:
     # What is given comes back first: memory goes to the first result of its shape, and would have
     # to be copied before it is written over as something else.

@@ -1,5 +1,7 @@
 """How gradients become steps: AdamW, clipping, a schedule; decay on matrices and tables only."""
 
+from dataclasses import dataclass
+
 import jax
 import optax
 from jaxtyping import PyTree
@@ -13,30 +15,53 @@ MATRICES = frozenset({"weight", "kernel", "down", "up", "choice_tokens", "places
 LATE = 0.4
 
 
-def optimiser(settings: LearnSettings, updates: int) -> optax.GradientTransformation:
-    """The optimiser of a run that lasts `updates` updates."""
-    peak, updates = settings.learning_rate, max(1, updates - settings.warmup)
-    match settings.schedule:
-        case "constant":
-            rate = optax.constant_schedule(peak)
-        case "cosine":
-            rate = optax.cosine_decay_schedule(peak, updates)
-        case "late":
-            falls = max(1, round(LATE * updates))
-            rate = optax.linear_schedule(peak, 0.0, falls, transition_begin=updates - falls)
-    if settings.warmup:
-        rise = optax.linear_schedule(0.0, settings.learning_rate, settings.warmup)
-        rate = optax.join_schedules([rise, rate], [settings.warmup])
-    return optax.chain(
-        optax.clip_by_global_norm(settings.clip),
-        optax.adamw(
-            rate,
-            b1=settings.beta1,
-            b2=settings.beta2,
-            weight_decay=settings.weight_decay,
-            mask=_decays,
-        ),
-    )
+@dataclass(frozen=True)
+class Optimiser:
+    """The optimiser of a run that lasts `updates` updates; like any other of the same settings."""
+
+    settings: LearnSettings
+    updates: int
+
+    def init(self, params: PyTree) -> optax.OptState:
+        """The moments of parameters that were never updated."""
+        return self._rule.init(params)
+
+    def update(
+        self, gradient: PyTree, state: optax.OptState, params: PyTree
+    ) -> tuple[PyTree, optax.OptState]:
+        """The step to add to `params`, and the moments after it."""
+        return self._rule.update(gradient, state, params)
+
+    @property
+    def _rule(self) -> optax.GradientTransformation:
+        learn = self.settings
+        return optax.chain(
+            optax.clip_by_global_norm(learn.clip),
+            optax.adamw(
+                self._rate,
+                b1=learn.beta1,
+                b2=learn.beta2,
+                weight_decay=learn.weight_decay,
+                mask=_decays,
+            ),
+        )
+
+    @property
+    def _rate(self) -> optax.Schedule:
+        learn, peak = self.settings, self.settings.learning_rate
+        updates = max(1, self.updates - learn.warmup)
+        match learn.schedule:
+            case "constant":
+                rate = optax.constant_schedule(peak)
+            case "cosine":
+                rate = optax.cosine_decay_schedule(peak, updates)
+            case "late":
+                falls = max(1, round(LATE * updates))
+                rate = optax.linear_schedule(peak, 0.0, falls, transition_begin=updates - falls)
+        if not learn.warmup:
+            return rate
+        rise = optax.linear_schedule(0.0, peak, learn.warmup)
+        return optax.join_schedules([rise, rate], [learn.warmup])
 
 
 def _decays(params: PyTree) -> PyTree:

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from scalezero.agent.act import act, empty_history
 from scalezero.agent.learner import update, update_many
-from scalezero.agent.optimiser import optimiser
+from scalezero.agent.optimiser import Optimiser
 from scalezero.agent.ready import ready
 from scalezero.agent.search import itinerary
 from scalezero.bench.measure import Measurement, timed
@@ -179,7 +179,7 @@ def replay(config: Config, seconds: float, _: Sequence[int]) -> Iterator[Measure
 
 def updates(config: Config, seconds: float, _: Sequence[int]) -> Iterator[Measurement]:
     """Updates as a run makes them, on made-up batches."""
-    rule = optimiser(config.learn, 1_000_000)
+    rule = Optimiser(config.learn, 1_000_000)
     state = learner_of(config, rule)
     task, batches = inputs.batches(config, key=jax.random.key(0))
     library = inputs.library(config, key=jax.random.key(1))

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
-import optax
 from jaxtyping import PRNGKeyArray
 
 from scalezero import configure
 from scalezero.agent.learner import Learner, learner
+from scalezero.agent.optimiser import Optimiser
 from scalezero.agent.stages import grow
 from scalezero.agent.tasks import TaskTable, in_slot_order, task_table
 from scalezero.agent.world import World, world
@@ -56,12 +56,12 @@ def world_of(config: Config, stage: int = 0) -> World:
     return fresh
 
 
-def learner_of(config: Config, rule: optax.GradientTransformation, stage: int = 0) -> Learner:
+def learner_of(config: Config, rule: Optimiser, stage: int = 0) -> Learner:
     """A learner that has learnt nothing yet, with the adapters of `stage`."""
     return learner(world_of(config, stage), rule)
 
 
-def learner_shape(config: Config, rule: optax.GradientTransformation, stage: int = 0) -> Learner:
+def learner_shape(config: Config, rule: Optimiser, stage: int = 0) -> Learner:
     """`learner_of` with shapes and types in the place of arrays; none is made."""
     return eqx.filter_eval_shape(lambda: learner_of(config, rule, stage))
 

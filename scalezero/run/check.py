@@ -15,7 +15,7 @@ from rich.table import Table
 
 from scalezero.agent.act import empty_history
 from scalezero.agent.learner import Learner, update_many
-from scalezero.agent.optimiser import optimiser
+from scalezero.agent.optimiser import Optimiser
 from scalezero.agent.search import sown
 from scalezero.agent.stages import trainable
 from scalezero.agent.world import World
@@ -110,7 +110,7 @@ def check(config: Config, *, timed: bool = False, probed: bool = False) -> Sizes
     """
     compiled.keep()
     tasks = tasks_of(config)
-    rule = optimiser(config.learn, 1)
+    rule = Optimiser(config.learn, 1)
     state = learner_shape(config, rule)
     stages = config.dps.stages if config.dps.on else 1
     library = library_shape(config)
@@ -136,7 +136,7 @@ def stage_sizes(config: Config, stage: int, *, timed: bool) -> StageSizes:
     """The sizes at one stage, and if `timed` how long an update takes."""
 
     def make() -> tuple[Learner, World]:
-        state = learner_of(config, optimiser(config.learn, 1), stage)
+        state = learner_of(config, Optimiser(config.learn, 1), stage)
         return state, moving(state.world)
 
     return sizes_of(*eqx.filter_eval_shape(make), update_seconds(config, stage) if timed else None)
@@ -156,7 +156,7 @@ def sizes_of(state: Learner, trained: World, update_seconds: float | None) -> St
 
 def update_seconds(config: Config, stage: int) -> float:
     """Seconds that one update takes at one stage: the median of `TIMED` calls, once compiled."""
-    rule, learn = optimiser(config.learn, 1), config.learn
+    rule, learn = Optimiser(config.learn, 1), config.learn
     state = learner_of(config, rule, stage)
     task, batches = inputs.batches(config, key=jax.random.key(0))
     library, took = inputs.library(config, key=jax.random.key(1)), []

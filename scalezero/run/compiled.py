@@ -1,4 +1,4 @@
-"""Where is what JAX compiles kept, so that many processes may share it, and any may be killed?"""
+"""Where is what JAX traces and compiles kept, to be shared, whatever is killed at any moment?"""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import jax
 from jax._src.lru_cache import LRUCache
 
+from scalezero.agent import traced
 from scalezero.envs import recall
 
 ASIDE = ".new-"  # how folders begin in which programs are written, beside those that are whole
@@ -36,6 +37,14 @@ def keep() -> None:
     LRUCache.put = _put_whole
     if folder:  # without a name JAX keeps nothing
         _sweep(Path(folder))
+
+
+def keep_traced() -> None:
+    """`keep`, and keep what is traced too: for processes whose functions are those of our files."""
+    keep()
+    folder = jax.config.jax_compilation_cache_dir
+    if folder and jax.config.jax_enable_compilation_cache and "://" not in folder:
+        traced.keep(LRUCache(folder, max_size=jax.config.jax_compilation_cache_max_size))
 
 
 def _sweep(folder: Path) -> None:

@@ -5,10 +5,10 @@ They are random, since what a model does with equal inputs says little: all go t
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
 from scalezero.agent.learner import Learner, compile_for
+from scalezero.agent.optimiser import Optimiser
 from scalezero.agent.records import Batch, Observation
 from scalezero.agent.tasks import TaskTable
 from scalezero.config import Config
@@ -54,7 +54,7 @@ def compile_updates(
     config: Config,
     state: Learner,
     library: Shaped[Array, "text content"],
-    rule: optax.GradientTransformation,
+    rule: Optimiser,
 ) -> None:
     """Compile the updates of a run, so that its first one need not; takes batches of zeros."""
     shapes = jax.eval_shape(lambda: batches(config, key=jax.random.key(0)))

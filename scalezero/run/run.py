@@ -21,7 +21,7 @@ from scalezero.agent.curriculum import (
     reason_to_grow,
 )
 from scalezero.agent.learner import Learner, grown, update_many
-from scalezero.agent.optimiser import optimiser
+from scalezero.agent.optimiser import Optimiser
 from scalezero.config import Config
 from scalezero.data.mixture import Mixture
 from scalezero.envs.spec import Text
@@ -53,7 +53,7 @@ class Run:
         self.rng = np.random.default_rng(config.seed)
         _, self.act_key, self.evaluate_key = build.keys_of(config)
         learnt_from = config.run.decisions - config.data.warmup_decisions
-        self.rule = optimiser(config.learn, round(learnt_from * config.learn.replay_ratio))
+        self.rule = Optimiser(config.learn, round(learnt_from * config.learn.replay_ratio))
         self.curriculum = curriculum(len(self.tasks))
         self.slots = slots_of(self.tasks, self.curriculum.solved, config.dps.freed)
         self.turns = self.updates = 0

@@ -8,12 +8,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from scalezero.agent import learner as module
 from scalezero.agent.learner import compile_for, learner, update, update_many
-from scalezero.agent.optimiser import optimiser
+from scalezero.agent.optimiser import Optimiser
 from scalezero.agent.stages import trainable
 
 NUMBERS = jnp.arange(4)
 SETTINGS = small.config(learn={"target_rate": 0.25, "weight_decay": 0.1}).learn
-RULE = optimiser(SETTINGS, 10)
+RULE = Optimiser(SETTINGS, 10)
 one_update = eqx.filter_jit(
     lambda state, batch: update(state, batch, NUMBERS, small.LIBRARY, SETTINGS, RULE)
 )
@@ -126,7 +126,7 @@ def test_many_updates_in_one_call_are_the_updates_one_by_one(state, batch, after
 
 def rates(updates: int, **learn) -> list[float]:
     """The learning rate of each of some updates of a run that lasts 20."""
-    rule = optimiser(small.config(learn=learn | {"weight_decay": 0.0}).learn, 20)
+    rule = Optimiser(small.config(learn=learn | {"weight_decay": 0.0}).learn, 20)
     params = {"weight": jnp.zeros(1)}
     state, steps = rule.init(params), []
     with jax.numpy_dtype_promotion("standard"):

@@ -4,12 +4,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import small
 
 from scalezero.agent.act import act, empty_history
 from scalezero.agent.learner import learner, update
+from scalezero.agent.optimiser import Optimiser
 from scalezero.agent.policies import IMPOSSIBLE
 from scalezero.config import ConfigError
 from scalezero.envs.spec import NOTHING, Discrete, Listed, Text, Vector
@@ -141,7 +141,7 @@ def test_pages_and_the_words_of_actions_matter(listed):
 def test_all_that_reads_text_learns(config, library):
     world = small.small_world(TASKS, settings=config, key=jax.random.key(0))
     batch = small.batch(np.random.default_rng(1), world, tuple(range(6)))
-    rule = optax.sgd(1e-2)
+    rule = Optimiser(config.learn, 10)
     step = eqx.filter_jit(lambda s, b: update(s, b, NUMBERS, library, config.learn, rule))
     state, metrics = step(learner(world, rule), batch)
     assert all(np.all(np.isfinite(value)) for value in metrics.values())

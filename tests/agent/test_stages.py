@@ -11,14 +11,14 @@ import small
 
 from scalezero.agent.act import act
 from scalezero.agent.learner import grown, learner, update
-from scalezero.agent.optimiser import optimiser
+from scalezero.agent.optimiser import Optimiser
 from scalezero.agent.ready import ready
 from scalezero.agent.stages import grow, learnt, merge, stage, trainable, with_dropout
 from scalezero.nets.linear import dropped, linear, merged, stack, with_adapter
 
 NUMBERS = jnp.arange(4)
 CONFIG = small.config(learn={"weight_decay": 0.1})
-RULE = optimiser(CONFIG.learn, 10)
+RULE = Optimiser(CONFIG.learn, 10)
 KEY = jax.random.key(9)
 one_update = eqx.filter_jit(
     lambda state, batch: update(state, batch, NUMBERS, small.LIBRARY, CONFIG.learn, RULE)

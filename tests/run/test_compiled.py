@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import jax
 import pytest
 from jax._src.lru_cache import LRUCache
 
-from scalezero import configure
+from scalezero import cli, configure
+from scalezero.agent import traced
 from scalezero.bench.bench import bench
 from scalezero.run import compiled
 from scalezero.run.agent import load
@@ -35,7 +37,7 @@ def cache(tmp_path):
 @pytest.fixture
 def told():
     """JAX's settings, to change for a test."""
-    names = ("jax_compilation_cache_dir", compiled.LEAST)
+    names = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", compiled.LEAST)
     before = {name: getattr(jax.config, name) for name in names}
     yield jax.config.update
     for name, value in before.items():
@@ -159,3 +161,58 @@ def test_whatever_compiles_keeps_it(verb, tmp_path, monkeypatch):
     }
     with pytest.raises(Kept):
         calls[verb]()
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "play"])
+def test_the_command_line_keeps_what_is_traced(verb, tmp_path, monkeypatch):
+    class Kept(Exception):
+        pass
+
+    def keep(_):
+        raise Kept
+
+    monkeypatch.setattr(traced, "keep", keep)
+    config = configure.resolve(tasks=["toy/catch"])
+    run = str(RunFolder.open(tmp_path / "run", config).path)
+    line = {
+        "train": ["train", "--run", run],
+        "evaluate": ["evaluate", run],
+        "play": ["play", run, "--task", "toy/catch"],
+    }
+    with pytest.raises(Kept):
+        cli.main(line[verb])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("jax_compilation_cache_dir", ""),
+        ("jax_compilation_cache_dir", "gs://bucket"),
+        ("jax_enable_compilation_cache", False),
+    ],
+)
+def test_where_jax_keeps_nothing_nothing_traced_is_kept(setting, value, told, monkeypatch):
+    kept = []
+    monkeypatch.setattr(traced, "keep", kept.append)
+    compiled.keep_traced()
+    assert len(kept) == 1
+    told(setting, value)
+    compiled.keep_traced()
+    assert len(kept) == 1
+
+
+@pytest.mark.slow
+def test_a_second_start_traces_nothing_that_the_first_did(tmp_path):
+    own = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "jax"), "JAX_PLATFORMS": "cpu"}
+    sizes = ("--model.layers", "1", "--model.experts", "2", "--search.simulations", "2")
+    length = ("--run.decisions", "96", "--data.warmup_decisions", "32", "--run.final_episodes", "3")
+    evaluations = []
+    for name in ("first", "second"):
+        run = tmp_path / name
+        line = ["train", "--run", str(run), "--tasks", "toy/catch", *sizes, *length]
+        command = [sys.executable, "-m", "scalezero", *line]
+        subprocess.run(command, env=os.environ | own, check=True, capture_output=True)
+        evaluations.append(json.loads((run / "evaluations.json").read_text())[0]["tasks"])
+        kept = {file.name for file in (tmp_path / "jax").glob("traced-*")}
+        assert len(kept) == 2
+    assert evaluations[0] == evaluations[1]

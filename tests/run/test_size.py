@@ -7,7 +7,7 @@ import pytest
 from scalezero import configure
 from scalezero.agent import search
 from scalezero.agent.act import empty_history
-from scalezero.agent.optimiser import optimiser
+from scalezero.agent.optimiser import Optimiser
 from scalezero.cli import main
 from scalezero.data.mixture import Mixture
 from scalezero.run.build import learner_of, replays_of, world_of
@@ -38,7 +38,7 @@ def size(tree) -> int:
 @pytest.mark.slow
 def test_parameters_and_bytes_are_those_of_a_real_learner(config):
     sizes = check(config)
-    state = learner_of(config, optimiser(config.learn, 1))
+    state = learner_of(config, Optimiser(config.learn, 1))
     weights = jax.tree.leaves(eqx.filter(state.world, eqx.is_array))
     assert sum(sizes.parameters.values()) == sum(leaf.size for leaf in weights)
     for name, part in (("model", state.world), ("optimiser", state.moments)):
@@ -49,7 +49,7 @@ def test_stages_are_as_large_as_they_become():
     flags = {**SMALL, "dps.on": "true", "dps.stages": "3", "dps.rank": "2"}
     config = configure.resolve(tasks=["dmc/finger-spin", "toy/catch"], flags=flags)
     for stage, said in enumerate(check(config).stages):
-        state = learner_of(config, optimiser(config.learn, 1), stage)
+        state = learner_of(config, Optimiser(config.learn, 1), stage)
         assert said.model_bytes == size(eqx.filter(state.world, eqx.is_array))
         assert said.optimiser_bytes == size(eqx.filter(state.moments, eqx.is_array))
         assert said.trained == sum(leaf.size for leaf in jax.tree.leaves(moving(state.world)))
