@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,13 +157,24 @@ class Group:
             if at_random:  # and the history stays empty
                 action, self.planned = act_at_random(world, task, seen, key=key)
             else:
-                first, explore = jnp.asarray(self.first), jnp.ones(())
-                given = task, self.history, seen, self.texts.contents(), first
-                made = act(world, *given, config.search, explore, key=key)
-                action, self.planned, history = made
+                given = self._given(world, task, seen, config)
+                action, self.planned, history = act(*given, key=key)
                 self.history = _merged(history, self.history, ready, where=jnp.where)
             action = np.asarray(action)
         self.pool.send(action, ready)
+
+    def search(self, world: World, task: jax.Array, config: Config) -> Callable[[jax.Array], Any]:
+        """What compiles the search that `send` will make, with a key like its own."""
+        given = self._given(world, task, observation_of(self.steps, world.tasks), config)
+        return lambda key: act.lower(*given, key=key).compile()
+
+    def _given(
+        self, world: World, task: jax.Array, seen: Observation, config: Config
+    ) -> tuple[Any, ...]:
+        """What a decision is made from, but for a key."""
+        first, explore = jnp.asarray(self.first), jnp.ones(())
+        library = self.texts.contents()
+        return world, task, self.history, seen, library, first, config.search, explore
 
     def _append(self, slot: int, before: Steps, replay: Replay) -> None:
         width, count = replay.task.action.width, replay.candidates
@@ -238,11 +250,19 @@ class Collector:
         self.task = jnp.asarray([slot.number for slot in slots])
         for replay in replays:
             replay.cut(replay.lanes)  # what was open before goes on nowhere
+        self._thread = ThreadPoolExecutor(1, "search")
+        self._compiling: Future[Any] | None = None
 
     def turn(self, world: World, number: int, *, at_random: bool, key: jax.Array) -> list[Episode]:
         """One decision in one group of environments; the episodes that had ended there."""
         group, key = self.groups[number % len(self.groups)], jax.random.fold_in(key, number)
         episodes = group.receive(self.replays)
+        if at_random and self._compiling is None:  # beside these, so that the first plan need not
+            compile_search = group.search(world, self.task, self.config)
+            self._compiling = self._thread.submit(compile_search, key)
+        elif self._compiling is not None and not at_random:
+            self._compiling.result()
+            self._compiling = None
         group.send(world, self.task, self.config, at_random=at_random, key=key)
         return episodes
 
@@ -265,5 +285,6 @@ class Collector:
 
     def close(self) -> None:
         """Stop the environments."""
+        self._thread.shutdown()
         for group in self.groups:
             group.pool.close()

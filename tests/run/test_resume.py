@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import equinox as eqx
@@ -13,6 +14,7 @@ import pytest
 import tomli_w
 from tiny import SETTINGS, tiny
 
+from scalezero.agent import act
 from scalezero.run import collect
 from scalezero.run.checkpoint import named_leaves
 from scalezero.run.folder import RunError, RunFolder
@@ -108,7 +110,9 @@ def test_decisions_are_at_random_until_enough_are_made_and_planned_after(tmp_pat
 
     def noted(name):
         decide = getattr(collect, name)
-        return lambda *args, **rest: made.append(name) or decide(*args, **rest)
+        noting = lambda *args, **rest: made.append(name) or decide(*args, **rest)
+        noting.lower = decide.lower
+        return noting
 
     for name in ("act", "act_at_random"):
         monkeypatch.setattr(collect, name, noted(name))
@@ -126,6 +130,24 @@ def test_decisions_are_at_random_until_enough_are_made_and_planned_after(tmp_pat
     assert turns("whole", 13) == 10 * ["act_at_random"] + 3 * ["act"]
     assert turns("resumed", 4) == 4 * ["act_at_random"]  # 4 decisions of each task are remembered
     assert turns("resumed", 10) == 8 * ["act_at_random"] + 2 * ["act"]
+
+
+def test_the_search_is_compiled_beside_the_decisions_at_random_and_once(tmp_path, monkeypatch):
+    traced_by, decided = [], act._decided
+
+    def noted(*args, **rest):
+        traced_by.append(threading.current_thread().name)
+        return decided(*args, **rest)
+
+    monkeypatch.setattr(act, "_decided", noted)
+    jax.clear_caches()
+    config = tiny()
+    run = Run(config, RunFolder.open(tmp_path / "r", config))
+    for _ in range(13):
+        run.turn()
+    run.close()
+    assert len(traced_by) == 1
+    assert traced_by[0].startswith("search")
 
 
 def test_a_nan_loss_stops_the_run_and_names_the_task(tmp_path):
