@@ -6,7 +6,11 @@ never terminate: all environments reach the time limit in the same step.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
 
 import numpy as np
 
@@ -20,6 +24,15 @@ from scalezero.envs.spec import (
 )
 
 CONTROL_STEPS = 1000  # control steps of every episode of the suite
+
+# MuJoCo paints 12 MB of sky for each environment, in a tenth of a second, and no state shows it.
+SKY = "common/skybox.xml"  # among a suite's models
+NO_SKY = b"""
+<mujoco><asset>
+  <texture name="skybox" type="skybox" builtin="flat" width="1" height="1"/>
+</asset></mujoco>
+"""
+MODELS = Path("mujoco", "assets_dmc")  # where EnvPool keeps them
 
 # EnvPool hands out a dict; these are its keys in dm_control's order.
 KEYS: Mapping[str, tuple[str, ...]] = {
@@ -75,7 +88,7 @@ class EnvPool:
         """Start the threads."""
         import envpool
 
-        self._make = envpool.make
+        self._make, self._spec = envpool.make, envpool.make_spec
         domain, name = parts(task.name)
         self.envs = envs
         self._task = task
@@ -89,16 +102,19 @@ class EnvPool:
     def _build(self):
         # EnvPool's frame_skip is the number of physics steps in a control step, each task's own
         # by default. It is not for repeating actions: `step` does that, and sums the rewards.
-        return self._make(
-            self._id,
-            env_type="gymnasium",
-            num_envs=self.envs,
-            seed=self._seeds,
-            num_threads=int(self._task.options.get("threads", max(1, (os.cpu_count() or 1) // 8))),
-            max_episode_steps=min(
-                CONTROL_STEPS, self._task.max_decisions * self._task.action_repeat
-            ),
-        )
+        threads = max(1, (os.cpu_count() or 1) // 8)
+        with _without_sky(Path(self._spec(self._id).config.base_path)) as base:
+            return self._make(
+                self._id,
+                env_type="gymnasium",
+                base_path=str(base),
+                num_envs=self.envs,
+                seed=self._seeds,
+                num_threads=int(self._task.options.get("threads", threads)),
+                max_episode_steps=min(
+                    CONTROL_STEPS, self._task.max_decisions * self._task.action_repeat
+                ),
+            )
 
     def _flat(self, state: Mapping[str, np.ndarray]) -> np.ndarray:
         columns = [state[key].reshape(self.envs, -1) for key in self._keys]
@@ -134,6 +150,30 @@ class EnvPool:
         self._engine.close()
 
 
+@contextmanager
+def _without_sky(base: Path) -> Iterator[Path]:
+    """A folder like EnvPool's `base`, of links to its models; the sky is a pixel. It is read once.
+
+    Where EnvPool keeps them elsewhere, `base` itself.
+    """
+    models = base / MODELS
+    if not (models / SKY).exists():
+        yield base
+        return
+    with TemporaryDirectory(prefix="scalezero-dmc-") as folder:
+        own = Path(folder, MODELS)
+        (own / SKY).parent.mkdir(parents=True)
+        for each in (*models.iterdir(), *(models / SKY).parent.iterdir()):
+            link = own / each.relative_to(models)
+            if not link.exists() and each != models / SKY:
+                link.symlink_to(each)
+        (own / SKY).write_bytes(NO_SKY)
+        yield Path(folder)
+
+
+_painting = Lock()
+
+
 class DmControl:
     """All environments of one task in a Python loop over dm_control itself."""
 
@@ -141,8 +181,10 @@ class DmControl:
         """Nothing is loaded before `reset`."""
         os.environ.setdefault("MUJOCO_GL", "disable")  # states need no renderer
         from dm_control import suite
+        from dm_control.suite import common
 
         self.envs = envs
+        self._assets = common.ASSETS
         self._task = task
         self._parts = parts(task.name)
         self._load = suite.load
@@ -151,7 +193,12 @@ class DmControl:
     def reset(self) -> np.ndarray:
         """The first observations."""
         load = lambda seed: self._load(*self._parts, task_kwargs={"random": int(seed)})
-        self._engines = [load(seed) for seed in self._seeds]
+        with _painting:  # they are all threads'
+            sky, self._assets[f"./{SKY}"] = self._assets[f"./{SKY}"], NO_SKY
+            try:
+                self._engines = [load(seed) for seed in self._seeds]
+            finally:
+                self._assets[f"./{SKY}"] = sky
         bounds = self._engines[0].action_spec()
         self._low, self._high = bounds.minimum, bounds.maximum
         self._time = 0

@@ -1,12 +1,16 @@
+import contextlib
+
 import numpy as np
+import psutil
 import pytest
 
+from scalezero.envs import dmc
 from scalezero.envs.catalog import DMC, find, make
 from scalezero.envs.check import check
 from scalezero.envs.dmc import CONTROL_STEPS, EnvPool, keys, parts
 from scalezero.envs.spec import Vector
 
-pytest.importorskip("dm_control")
+common = pytest.importorskip("dm_control.suite.common")
 pytest.importorskip("envpool")
 # dm_control 1.0.50 does this in `mujoco/index.py`.
 pytestmark = pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy:DeprecationWarning")
@@ -119,6 +123,45 @@ def test_both_engines_go_the_same_way_from_the_same_state(name):
         one, two = fast.step(action), slow.step(action)
         assert np.allclose(one.observation, two.observation, atol=2e-3)
         assert np.allclose(one.reward, two.reward, atol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", DMC)
+def test_what_is_left_out_of_a_model_moves_nothing(name, engine, monkeypatch):
+    whole, seen = common.ASSETS[f"./{dmc.SKY}"], []
+    for models, sky in ((dmc._without_sky, dmc.NO_SKY), (contextlib.nullcontext, whole)):
+        monkeypatch.setattr(dmc, "_without_sky", models)
+        monkeypatch.setattr(dmc, "NO_SKY", sky)
+        known = task(name, engine)
+        env = make(known, 2, seed=0, training=True)
+        random, width = np.random.default_rng(0), known.action.width
+        actions = random.uniform(-1, 1, (30, 2, width)).astype(np.float32)
+        seen.append([env.reset(), *(env.step(each).observation for each in actions)])
+        env.close()
+    assert np.array_equal(*seen)
+    assert common.ASSETS[f"./{dmc.SKY}"] == whole
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_environment_takes_no_memory_for_what_it_does_not_show(engine):
+    def made() -> list:
+        envs = [make(task("cartpole-swingup", engine), 8, seed=0, training=True) for _ in range(4)]
+        for each in envs:
+            each.reset()
+        return envs
+
+    memory, first = psutil.Process().memory_info, made()  # and what all share
+    before = memory().rss
+    second = made()
+    taken = memory().rss - before
+    assert len(first) == len(second)  # so they live still
+    assert taken < 32 * 4_000_000  # with their sky: 12 MB each
+
+
+def test_models_that_lie_elsewhere_are_taken_as_they_are(tmp_path):
+    with dmc._without_sky(tmp_path) as base:
+        assert base == tmp_path
 
 
 def test_the_faster_engine_is_the_default_and_an_unknown_one_is_refused():
