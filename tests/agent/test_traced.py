@@ -170,7 +170,11 @@ def test_a_search_and_updates_are_bit_for_bit_those_that_were_traced(shelf, monk
     def both():
         jax.clear_caches()
         told = batches, jnp.stack([NUMBERS, NUMBERS]), small.LIBRARY, CONFIG.learn, rule
-        state, metrics = update_many(learner(world, rule), *told)
+        old = learner(world, rule)
+        places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(old.target)]
+        state, metrics = update_many(old, *told)
+        # The memory of what was given still goes to what comes back.
+        assert [each.unsafe_buffer_pointer() for each in jax.tree.leaves(state.target)] == places
         decided = act(world, *seen, key=jax.random.key(5))
         return decided, eqx.filter(state, eqx.is_array), metrics
 
