@@ -38,7 +38,7 @@ from scalezero.agent.optimiser import Optimiser
 from scalezero.agent.ready import ready
 from scalezero.config import Config, ConfigError
 from scalezero.run import inputs
-from scalezero.run.build import learner_shape, rows_of, table_of, world_of
+from scalezero.run.build import learner_shape, rows_of, table_of, world_shape
 
 # What XLA asks of a card, in bytes and bytes/s, as it describes the SXM modules itself.
 # Source: github.com/openxla/xla, xla/backends/gpu/target_config/specs.
@@ -128,7 +128,7 @@ def search(config: Config, rows: int, place: jax.sharding.Sharding) -> Any:
     each = rows // table.tasks
 
     def given():
-        world = ready(world_of(config))
+        world = eqx.filter_eval_shape(ready, world_shape(config))
         history = empty_history(world, table.tasks, each, config.search.context)
         seen = inputs.observation(table, each, key=key)
         library = inputs.library(config, key=key)

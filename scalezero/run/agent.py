@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +16,7 @@ from scalezero.envs.catalog import translation
 from scalezero.envs.spec import NOTHING, Image, Page, Task, Text, Translation, Vector
 from scalezero.run import compiled
 from scalezero.run.actor import Actor
-from scalezero.run.build import tasks_of, world_of
+from scalezero.run.build import tasks_of, world_shape
 from scalezero.run.checkpoint import Checkpoints
 from scalezero.run.folder import RunError, RunFolder
 from scalezero.run.texts import Texts
@@ -139,7 +138,7 @@ def load(run: str | Path) -> Agent:
         if step is None:
             raise RunError(f"{run}: has no checkpoint yet; let it train until the first one")
         stage = checkpoints.notes(step)["curriculum"]["stage"]
-        shaped = eqx.filter_eval_shape(lambda: world_of(config, stage))
+        shaped = world_shape(config, stage)
         world = checkpoints.restore(step, shaped, under="world.")
     finally:
         checkpoints.close()

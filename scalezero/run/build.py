@@ -1,7 +1,8 @@
 """From a config to the things it describes: tasks, tables, a world model, replays."""
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -17,6 +18,9 @@ from scalezero.config import Config, ConfigError
 from scalezero.data.replay import Replay
 from scalezero.envs.spec import Continuous, Task
 from scalezero.run.precision import precision_of
+
+# For XLA, of a program that runs once: compiled in half of the time, it makes the same bits.
+ONCE = {"xla_backend_optimization_level": 1}
 
 
 def tasks_of(config: Config) -> tuple[Task, ...]:
@@ -44,9 +48,18 @@ def keys_of(config: Config) -> Keys:
 
 def world_of(config: Config, stage: int = 0) -> World:
     """A fresh world model, from the config's seed, with the adapters of `stage`."""
+    return _world(config, stage, functools.partial(eqx.filter_jit, compiler_options=ONCE))
+
+
+def world_shape(config: Config, stage: int = 0) -> World:
+    """`world_of` with shapes and types in the place of arrays; none is made."""
+    return eqx.filter_eval_shape(lambda: _world(config, stage, lambda make: make))
+
+
+def _world(config: Config, stage: int, compiled: Callable[..., Any]) -> World:
     precision = precision_of(config.model)
-    make = eqx.filter_jit(lambda key: world(config, table_of(config), precision=precision, key=key))
-    fresh = make(keys_of(config).world)
+    make = lambda key: world(config, table_of(config), precision=precision, key=key)
+    fresh = compiled(make)(keys_of(config).world)
     if fresh.reader is not None and config.text.encoder == "minilm-finetuned":
         from scalezero.run.sentences import pretrained
 
@@ -63,7 +76,7 @@ def learner_of(config: Config, rule: Optimiser, stage: int = 0) -> Learner:
 
 def learner_shape(config: Config, rule: Optimiser, stage: int = 0) -> Learner:
     """`learner_of` with shapes and types in the place of arrays; none is made."""
-    return eqx.filter_eval_shape(lambda: learner_of(config, rule, stage))
+    return eqx.filter_eval_shape(lambda world: learner(world, rule), world_shape(config, stage))
 
 
 def growth_of(config: Config, stage: int) -> Callable[[World], World]:

@@ -134,12 +134,9 @@ def check(config: Config, *, timed: bool = False, probed: bool = False) -> Sizes
 
 def stage_sizes(config: Config, stage: int, *, timed: bool) -> StageSizes:
     """The sizes at one stage, and if `timed` how long an update takes."""
-
-    def make() -> tuple[Learner, World]:
-        state = learner_of(config, Optimiser(config.learn, 1), stage)
-        return state, moving(state.world)
-
-    return sizes_of(*eqx.filter_eval_shape(make), update_seconds(config, stage) if timed else None)
+    state = learner_shape(config, Optimiser(config.learn, 1), stage)
+    trained = eqx.filter_eval_shape(moving, state.world)
+    return sizes_of(state, trained, update_seconds(config, stage) if timed else None)
 
 
 def moving(world: World) -> World:

@@ -10,7 +10,7 @@ from scalezero.agent.act import empty_history
 from scalezero.agent.optimiser import Optimiser
 from scalezero.cli import main
 from scalezero.data.mixture import Mixture
-from scalezero.run.build import learner_of, replays_of, world_of
+from scalezero.run.build import learner_of, replays_of, world_shape
 from scalezero.run.check import check, moving
 
 SMALL = {
@@ -75,7 +75,7 @@ def test_the_search_tree_is_the_one_that_a_search_grows(monkeypatch, kind):
         )
 
     monkeypatch.setattr(search, "searched", spy)
-    eqx.filter_eval_shape(lambda: planned(world_of(config)))
+    eqx.filter_eval_shape(planned, world_shape(config))
     assert check(config).bytes["search tree"] == trees[0]
 
 
