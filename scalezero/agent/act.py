@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from scalezero.agent.policies import squash_action, uninformed
+from scalezero.agent.policies import PolicyShape, squash_action, uninformed
 from scalezero.agent.ready import ready
 from scalezero.agent.records import History, Listing, Observation, Plan
 from scalezero.agent.search import plan
+from scalezero.agent.tasks import TaskTable
 from scalezero.agent.traced import traced_once
 from scalezero.agent.world import World
 from scalezero.config import SearchSettings
@@ -96,16 +97,22 @@ def _decided(
 
 @eqx.filter_jit(donate="none")
 def act_at_random(
-    world: World, task: Int[Array, " slot"], observation: Observation, *, key: PRNGKeyArray
+    tasks: TaskTable,
+    shape: PolicyShape,
+    task: Int[Array, " slot"],
+    observation: Observation,
+    *,
+    key: PRNGKeyArray,
 ) -> tuple[Float[Array, "slot row action"], Plan]:
     """Any action at all: what to do before anything is learnt, when a plan would be noise.
 
-    As the plan of `act`, but all candidates are equally likely and the value is 0.
+    As the plan of `act` with a world of such `tasks` and `shape`, but all candidates are equally
+    likely and the value is 0.
     """
     propose_key, choose_key = jax.random.split(key)
-    table, rows = world.tasks.look_up(task), observation.text.shape[1]
+    table, rows = tasks.look_up(task), observation.text.shape[1]
     listing = Listing(observation.text[..., 1:] >= 0, None, None)
-    anything = uninformed(rows, table, world.shape, listing)
+    anything = uninformed(rows, table, shape, listing)
     candidates, prior = anything.propose(jnp.ones(()), key=propose_key)
     choice = jax.random.categorical(choose_key, prior)
     action = jnp.take_along_axis(candidates, choice[..., None, None], axis=2)[:, :, 0]

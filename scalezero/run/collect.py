@@ -155,7 +155,8 @@ class Group:
         seen = observation_of(self.steps, world.tasks)
         with self.busy.working():
             if at_random:  # and the history stays empty
-                action, self.planned = act_at_random(world, task, seen, key=key)
+                kinds = world.tasks, world.shape
+                action, self.planned = act_at_random(*kinds, task, seen, key=key)
             else:
                 given = self._given(world, task, seen, config)
                 action, self.planned, history = act(*given, key=key)

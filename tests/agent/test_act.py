@@ -137,7 +137,9 @@ def drawn():
     observation = small.observation(rng, 2000, vector_slots=3, image_slots=1, text_slots=1, size=4)
     settings = small.config(learn={"sigma_max": 1.5})
     world = small.small_world(small.WITH_TEXT, settings=settings, key=jax.random.key(0))
-    return act_at_random(world, jnp.arange(5), observation, key=jax.random.key(1))
+    return act_at_random(
+        world.tasks, world.shape, jnp.arange(5), observation, key=jax.random.key(1)
+    )
 
 
 @pytest.mark.parametrize(("slot", "choices"), [(0, 3), (3, 4), (4, 2)])
