@@ -37,9 +37,9 @@ def keys():
 @pytest.fixture(autouse=True)
 def _keep_nothing_traced(monkeypatch):
     """Tests replace functions, which no name of a kept program would tell."""
-    from scalezero.agent import traced
+    from scalezero.run import compiled
 
-    monkeypatch.setattr(traced, "keep", lambda cache: None)
+    monkeypatch.setattr(compiled, "keep_traced", lambda: None)
 
 
 @pytest.fixture(scope="module", autouse=True)

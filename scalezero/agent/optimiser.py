@@ -17,7 +17,7 @@ LATE = 0.4
 
 @dataclass(frozen=True)
 class Optimiser:
-    """The optimiser of a run that lasts `updates` updates; like any other of the same settings."""
+    """The optimiser of a run that lasts `updates` updates; one of the same settings is equal."""
 
     settings: LearnSettings
     updates: int

@@ -2,19 +2,15 @@
 
 Tracing and lowering are Python's work, and took a warm start longer than to load what was compiled
 of it. So what a function lowers to (StableHLO, by `jax.export`) is kept under a digest of all that
-it depends on: these files, the versions beneath, JAX's settings, the machine's units, and what is
-given to it but for the numbers in its arrays.
-
-A process whose functions are not those of the files must keep nothing: no digest would tell.
+it depends on: of what surrounds it (`Shelf.about`), and of what is given to it but for the numbers
+in its arrays.
 """
 
 import functools
 import hashlib
-import sys
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -22,11 +18,6 @@ import jax
 from jax import export
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
-
-from scalezero.nets.cpu import units
-
-BENEATH = ("jax", "jaxlib", "equinox", "optax", "numpy")
-PACKAGE = Path(__file__).parents[1]
 
 
 @runtime_checkable
@@ -41,25 +32,19 @@ class Cache(Protocol):
 
 
 class Shelf(NamedTuple):
-    """Where programs are kept, and of which source."""
+    """Where programs are kept, for this process."""
 
     cache: Cache
-    source: str
+    about: Callable[[], str | None]  # source, versions, settings, machine; None: keep nothing now
 
 
-shelf: Shelf | None = None  # without one every function is traced; `keep` sets it for the process
-
-
-def keep(cache: Cache) -> None:
-    """From now on keep in `cache` what is traced, and take from it what was."""
-    global shelf
-    shelf = Shelf(cache, _source())
+shelf: Shelf | None = None  # the one global of the agent: who starts the process may set it
 
 
 def traced_once[**Given, Model, Plain](
     like: Callable[..., Model],
 ) -> Callable[[Callable[Given, tuple[Model, Plain]]], Callable[Given, tuple[Model, Plain]]]:
-    """For a function below a `jit`, whose program is taken from where programs are kept.
+    """For a function below a `jit`: its program is taken from the shelf, if there is one.
 
     Args:
         like: Has the structure of what the function gives first, made of its arguments. What the
@@ -71,25 +56,29 @@ def traced_once[**Given, Model, Plain](
     ) -> Callable[Given, tuple[Model, Plain]]:
         @functools.wraps(function)
         def through(*args: Given.args, **kwargs: Given.kwargs) -> tuple[Model, Plain]:
-            if shelf is None or shelf.source != _source():  # as may be what was imported
+            about = shelf.about() if shelf else None
+            if shelf is None or about is None:
                 return function(*args, **kwargs)
-            arrays, rest = eqx.partition((args, kwargs), eqx.is_array)
+            arrays, static = eqx.partition((args, kwargs), eqx.is_array)
             leaves, tree = jax.tree.flatten(arrays)
-            shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-            name = _name(function, shelf.source, tree, rest, shapes)
-            if name is None:
-                return function(*args, **kwargs)
+            wanted, fixed = eqx.partition(like(*args, **kwargs), eqx.is_array)
 
             def flat(*leaves: jax.Array) -> tuple[list[jax.Array], Plain]:
-                args, kwargs = eqx.combine(jax.tree.unflatten(tree, leaves), rest)
+                args, kwargs = eqx.combine(jax.tree.unflatten(tree, leaves), static)
                 model, plain = function(*args, **kwargs)
-                return jax.tree.leaves(eqx.filter(model, eqx.is_array)), plain
+                made, other = eqx.partition(model, eqx.is_array)
+                if jax.tree.structure((made, other)) != jax.tree.structure((wanted, fixed)):
+                    raise TypeError(f"{function.__qualname__}: does not give what it is like")
+                return jax.tree.leaves(made), plain
 
-            program = _program(shelf.cache, name, flat, shapes)
-            given = _call.bind(*leaves, program=program)
-            made, plain = jax.tree.unflatten(program.out_tree, given)
-            arrays, rest = eqx.partition(like(*args, **kwargs), eqx.is_array)
-            return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), made), rest), plain
+            name = _name(function, about, static, tree, leaves)
+            program = name and _program(shelf.cache, name, flat, leaves)
+            if not program:
+                return function(*args, **kwargs)
+            results = _call.bind(*leaves, program=program)
+            made, plain = jax.tree.unflatten(program.out_tree, results)
+            made = jax.tree.unflatten(jax.tree.structure(wanted), made)
+            return eqx.combine(made, fixed), plain
 
         return through
 
@@ -109,49 +98,46 @@ mlir.register_lowering(
 
 
 def _program(
-    cache: Cache,
-    name: str,
-    function: Callable[..., Any],
-    shapes: Sequence[jax.ShapeDtypeStruct],
-) -> export.Exported:
-    """`function` for arrays of such shapes, from the cache if it is there; else it goes there."""
-    if (kept := cache.get(name)) is not None:
-        try:
+    cache: Cache, name: str, function: Callable[..., Any], leaves: Sequence[jax.Array]
+) -> export.Exported | None:
+    """`function` for such arrays, from the cache if it is there; else it goes there.
+
+    None if it cannot be written down, as with a `jax.debug.print` in it.
+    """
+    try:
+        if (kept := cache.get(name)) is not None:
             return export.deserialize(bytearray(zlib.decompress(kept)))
-        except zlib.error:  # spoilt
-            pass
-    program = export.export(jax.jit(function))(*shapes)
-    cache.put(name, zlib.compress(program.serialize()))
+    except (OSError, zlib.error):  # cannot be read, or is spoilt
+        pass
+    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    try:
+        program = export.export(jax.jit(function))(*shapes)
+        written = zlib.compress(program.serialize())
+    except (NotImplementedError, ValueError):
+        return None
+    try:
+        cache.put(name, written)
+    except OSError as error:
+        warnings.warn(f"what was traced cannot be kept for the next start: {error}", stacklevel=2)
     return program
 
 
 def _name(
-    function: Callable[..., Any],
-    source: str,
-    tree: Any,
-    rest: Any,
-    shapes: Sequence[jax.ShapeDtypeStruct],
+    function: Callable[..., Any], about: str, static: Any, tree: Any, leaves: Sequence[jax.Array]
 ) -> str | None:
-    """What a program is called; without a name where something tells of itself but its address."""
+    """What a program is called; None if something that is given does not tell all of itself."""
+    types = [jax.typeof(leaf) for leaf in leaves]
     text = "\n".join(
         (
-            f"{function.__module__}.{function.__qualname__} {source} {sys.version}",
-            *(f"{each} {version(each)}" for each in BENEATH),
-            f"{jax.default_backend()} {units()}",
-            str(sorted(jax.config.values.items())),
+            f"{function.__module__}.{function.__qualname__}",
+            about,
             str(tree),
-            str(jax.tree.structure(rest)),
-            str(jax.tree.leaves(rest)),
-            str(shapes),
+            str(jax.tree.structure(static)),
+            str(jax.tree.leaves(static)),
+            str([(each.shape, each.dtype) for each in types]),
         )
     )
-    return None if " at 0x" in text else f"traced-{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _source() -> str:
-    """A digest of the package's files."""
-    digest = hashlib.sha256()
-    for file in sorted(PACKAGE.rglob("*.py")):
-        digest.update(f"{file.relative_to(PACKAGE)} ".encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+    # Of a function there is the address alone, which another may have next.
+    if " at 0x" in text or any(each.weak_type for each in types):
+        return None
+    return f"traced-{hashlib.sha256(text.encode()).hexdigest()}"

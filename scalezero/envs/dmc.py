@@ -152,9 +152,10 @@ class EnvPool:
 
 @contextmanager
 def _without_sky(base: Path) -> Iterator[Path]:
-    """A folder like EnvPool's `base`, of links to its models; the sky is a pixel. It is read once.
+    """A folder like EnvPool's `base`, of links to its models, whose sky is a pixel.
 
-    Where EnvPool keeps them elsewhere, `base` itself.
+    EnvPool reads it while it is made, and never again. Where it keeps its models elsewhere, this is
+    `base` itself.
     """
     models = base / MODELS
     if not (models / SKY).exists():
@@ -171,7 +172,7 @@ def _without_sky(base: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-_painting = Lock()
+_assets_lock = Lock()  # dm_control has one dict of them for all threads
 
 
 class DmControl:
@@ -193,7 +194,7 @@ class DmControl:
     def reset(self) -> np.ndarray:
         """The first observations."""
         load = lambda seed: self._load(*self._parts, task_kwargs={"random": int(seed)})
-        with _painting:  # they are all threads'
+        with _assets_lock:
             sky, self._assets[f"./{SKY}"] = self._assets[f"./{SKY}"], NO_SKY
             try:
                 self._engines = [load(seed) for seed in self._seeds]

@@ -19,7 +19,7 @@ from scalezero.data.replay import Replay
 from scalezero.envs.spec import Continuous, Task
 from scalezero.run.precision import precision_of
 
-# For XLA, of a program that runs once: compiled in half of the time, it makes the same bits.
+# For XLA, of a program that runs once: compiled in half of the time on a CPU, to the same bits.
 ONCE = {"xla_backend_optimization_level": 1}
 
 
@@ -56,10 +56,10 @@ def world_shape(config: Config, stage: int = 0) -> World:
     return eqx.filter_eval_shape(lambda: _world(config, stage, lambda make: make))
 
 
-def _world(config: Config, stage: int, compiled: Callable[..., Any]) -> World:
+def _world(config: Config, stage: int, jit: Callable[..., Any]) -> World:
     precision = precision_of(config.model)
     make = lambda key: world(config, table_of(config), precision=precision, key=key)
-    fresh = compiled(make)(keys_of(config).world)
+    fresh = jit(make)(keys_of(config).world)
     if fresh.reader is not None and config.text.encoder == "minilm-finetuned":
         from scalezero.run.sentences import pretrained
 

@@ -152,27 +152,21 @@ class Group:
     ) -> None:
         """Plan, or draw `at_random`, and start the environments that wait on what was decided."""
         ready = self.steps.ready
-        seen = observation_of(self.steps, world.tasks)
         with self.busy.working():
             if at_random:  # and the history stays empty
-                kinds = world.tasks, world.shape
-                action, self.planned = act_at_random(*kinds, task, seen, key=key)
+                seen = observation_of(self.steps, world.tasks)
+                given = world.tasks, world.shape, task, seen
+                action, self.planned = act_at_random(*given, key=key)
             else:
-                given = self._given(world, task, seen, config)
+                given = self.given(world, task, config)
                 action, self.planned, history = act(*given, key=key)
                 self.history = _merged(history, self.history, ready, where=jnp.where)
             action = np.asarray(action)
         self.pool.send(action, ready)
 
-    def search(self, world: World, task: jax.Array, config: Config) -> Callable[[jax.Array], Any]:
-        """What compiles the search that `send` will make, with a key like its own."""
-        given = self._given(world, task, observation_of(self.steps, world.tasks), config)
-        return lambda key: act.lower(*given, key=key).compile()
-
-    def _given(
-        self, world: World, task: jax.Array, seen: Observation, config: Config
-    ) -> tuple[Any, ...]:
-        """What a decision is made from, but for a key."""
+    def given(self, world: World, task: jax.Array, config: Config) -> tuple[Any, ...]:
+        """What a decision is made from (`act`), but for a key."""
+        seen = observation_of(self.steps, world.tasks)
         first, explore = jnp.asarray(self.first), jnp.ones(())
         library = self.texts.contents()
         return world, task, self.history, seen, library, first, config.search, explore
@@ -258,9 +252,9 @@ class Collector:
         """One decision in one group of environments; the episodes that had ended there."""
         group, key = self.groups[number % len(self.groups)], jax.random.fold_in(key, number)
         episodes = group.receive(self.replays)
-        if at_random and self._compiling is None:  # beside these, so that the first plan need not
-            compile_search = group.search(world, self.task, self.config)
-            self._compiling = self._thread.submit(compile_search, key)
+        if at_random and self._compiling is None:  # so that the first plan need not wait for it
+            given = group.given(world, self.task, self.config)
+            self._compiling = self._thread.submit(lambda: act.lower(*given, key=key).compile())
         elif self._compiling is not None and not at_random:
             self._compiling.result()
             self._compiling = None
@@ -285,7 +279,7 @@ class Collector:
         return line
 
     def close(self) -> None:
-        """Stop the environments."""
-        self._thread.shutdown()
+        """Stop the environments, and wait for what is being compiled."""
         for group in self.groups:
             group.pool.close()
+        self._thread.shutdown()

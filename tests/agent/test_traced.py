@@ -36,7 +36,7 @@ class Pair(eqx.Module):
 @pytest.fixture
 def shelf(monkeypatch):
     """Where programs are kept; between two processes is `jax.clear_caches`."""
-    monkeypatch.setattr(traced, "shelf", traced.Shelf(Folder(), traced._source()))
+    monkeypatch.setattr(traced, "shelf", traced.Shelf(Folder(), lambda: "here"))
     return traced.shelf
 
 
@@ -96,45 +96,57 @@ def test_whatever_is_given_tells_programs_apart(shelf, given, by):
     np.testing.assert_array_equal(said["sum"][0], given.left.sum())
 
 
-def test_jaxs_settings_tell_programs_apart(shelf):
+@pytest.mark.parametrize(("about", "programs"), [(None, 1), ("elsewhere", 2)])
+def test_what_surrounds_a_program_tells_it_apart_or_that_none_is_kept(
+    shelf, monkeypatch, about, programs
+):
     calls = []
     turned(calls)(pair())
-    before = jax.config.jax_threefry_partitionable
-    jax.config.update("jax_threefry_partitionable", not before)
-    try:
-        turned(calls)(pair())
-    finally:
-        jax.config.update("jax_threefry_partitionable", before)
+    monkeypatch.setattr(traced, "shelf", traced.Shelf(shelf.cache, lambda: about))
+    turned(calls)(pair())
     assert len(calls) == 2
+    assert len(shelf.cache) == programs
 
 
-def test_a_function_that_is_given_has_no_name_to_be_found_by(shelf):
-    calls = []
-    for _ in range(2):
-        made, _ = turned(calls, by=lambda: None)(pair())
-        np.testing.assert_array_equal(made.right, 3.0 * jnp.arange(3.0))
-    assert len(calls) == 2
+@pytest.mark.parametrize(
+    ("given", "other"), [(jnp.ones(()), lambda: None), (1.0, None)], ids=["function", "weak type"]
+)
+def test_what_does_not_tell_all_of_itself_is_traced_every_time(shelf, given, other):
+    through = traced_once(like=lambda x, other: x)(lambda x, other: (2 * x, {}))
+    made, _ = jax.jit(lambda x: through(x, other))(given)
+    assert made == 2
     assert not shelf.cache
 
 
-def test_when_files_change_nothing_is_taken_and_nothing_kept(shelf, monkeypatch):
-    calls = []
-    turned(calls)(pair())
-    monkeypatch.setattr(traced, "_source", lambda: "edited")
+def test_what_cannot_be_written_down_is_traced_every_time(shelf, capfd):
+    def told(x):
+        jax.debug.print("told {}", x)
+        return x + 1, {}
+
+    through = traced_once(like=lambda x: x)(told)
     for _ in range(2):
-        turned(calls)(pair())
-    assert len(calls) == 3
-    assert len(shelf.cache) == 1
+        made, _ = jax.jit(lambda x: through(x))(jnp.ones(()))
+        assert made == 2
+    jax.effects_barrier()
+    assert capfd.readouterr().out.count("told 1.0") == 2
+    assert not shelf.cache
 
 
-def test_another_source_has_other_programs(shelf, monkeypatch, tmp_path):
-    calls = []
-    turned(calls)(pair())
-    (tmp_path / "act.py").write_text("pass")
-    monkeypatch.setattr(traced, "PACKAGE", tmp_path)
-    monkeypatch.setattr(traced, "shelf", traced.Shelf(shelf.cache, traced._source()))
-    turned(calls)(pair())
-    assert len(calls) == len(shelf.cache) == 2
+def test_a_disk_that_takes_nothing_is_warned_of(monkeypatch):
+    class Full(Folder):
+        def put(self, key, value):
+            raise OSError("no space left")
+
+    monkeypatch.setattr(traced, "shelf", traced.Shelf(Full(), lambda: "here"))
+    with pytest.warns(UserWarning, match="cannot be kept for the next start: no space left"):
+        made, _ = turned([])(pair())
+    np.testing.assert_array_equal(made.right, 2.0 * jnp.arange(3.0))
+
+
+def test_a_function_gives_what_it_is_said_to_be_like(shelf):
+    through = traced_once(like=lambda x: (x, x))(lambda x: (x, {}))
+    with pytest.raises(TypeError, match="does not give what it is like"):
+        jax.jit(through)(jnp.ones(2))
 
 
 @pytest.mark.parametrize("spoil", [lambda whole: whole[:-9], lambda whole: b"", lambda _: b"x" * 9])
@@ -180,8 +192,8 @@ def test_a_search_and_updates_are_bit_for_bit_those_that_were_traced(shelf, monk
 
     first = both()
     assert len(shelf.cache) == 2
+    monkeypatch.setattr(Folder, "put", None)  # so the second process must find both
     second = both()
-    assert len(shelf.cache) == 2
     monkeypatch.setattr(traced, "shelf", None)
     same(first, both())
     same(second, first)

@@ -18,6 +18,7 @@ from scalezero.run.check import check
 from scalezero.run.folder import RunFolder
 from scalezero.run.train import train
 
+KEEP_TRACED = compiled.keep_traced  # which tests may not
 PROGRAM = """
 import jax
 from scalezero.run import compiled
@@ -38,6 +39,7 @@ def cache(tmp_path):
 def told():
     """JAX's settings, to change for a test."""
     names = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", compiled.LEAST)
+    names += ("jax_default_matmul_precision", "jax_debug_nans")
     before = {name: getattr(jax.config, name) for name in names}
     yield jax.config.update
     for name, value in before.items():
@@ -168,10 +170,10 @@ def test_the_command_line_keeps_what_is_traced(verb, tmp_path, monkeypatch):
     class Kept(Exception):
         pass
 
-    def keep(_):
+    def keep():
         raise Kept
 
-    monkeypatch.setattr(traced, "keep", keep)
+    monkeypatch.setattr(compiled, "keep_traced", keep)
     config = configure.resolve(tasks=["toy/catch"])
     run = str(RunFolder.open(tmp_path / "run", config).path)
     line = {
@@ -192,13 +194,47 @@ def test_the_command_line_keeps_what_is_traced(verb, tmp_path, monkeypatch):
     ],
 )
 def test_where_jax_keeps_nothing_nothing_traced_is_kept(setting, value, told, monkeypatch):
-    kept = []
-    monkeypatch.setattr(traced, "keep", kept.append)
-    compiled.keep_traced()
-    assert len(kept) == 1
+    monkeypatch.setattr(traced, "shelf", None)
     told(setting, value)
-    compiled.keep_traced()
-    assert len(kept) == 1
+    KEEP_TRACED()
+    assert traced.shelf is None
+
+
+def test_a_folder_that_cannot_be_had_is_done_without(told, tmp_path, monkeypatch):
+    monkeypatch.setattr(traced, "shelf", None)
+    told("jax_compilation_cache_dir", str(tmp_path / "jax"))
+    KEEP_TRACED()
+    assert isinstance(traced.shelf.cache, LRUCache)
+    monkeypatch.setattr(traced, "shelf", None)
+    (tmp_path / "file").touch()
+    told("jax_compilation_cache_dir", str(tmp_path / "file" / "jax"))
+    KEEP_TRACED()
+    assert traced.shelf is None
+
+
+def test_programs_are_of_one_source_and_of_no_files_that_changed_since(tmp_path):
+    source = lambda since: compiled._source(tmp_path, since=since)
+    assert source(1e12) is None  # no files at all, as in an archive
+    file = tmp_path / "agent" / "act.py"
+    file.parent.mkdir()
+    file.write_text("one")
+    written = file.stat().st_mtime
+    one = source(written + 1)
+    assert one and source(written - 1) is None
+    file.write_text("two")
+    assert source(1e12) not in (one, None)
+    (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere")
+    assert source(1e12) is None
+
+
+def test_programs_are_of_jaxs_settings_and_not_of_those_that_look_into_them(told, monkeypatch):
+    monkeypatch.setattr(compiled, "_source", lambda *_, **__: "source")
+    one = compiled._about()
+    assert one == compiled._about() and "source" in one
+    told("jax_default_matmul_precision", "highest")
+    assert compiled._about() not in (one, None)
+    told("jax_debug_nans", True)
+    assert compiled._about() is None
 
 
 @pytest.mark.slow
@@ -206,13 +242,15 @@ def test_a_second_start_traces_nothing_that_the_first_did(tmp_path):
     own = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "jax"), "JAX_PLATFORMS": "cpu"}
     sizes = ("--model.layers", "1", "--model.experts", "2", "--search.simulations", "2")
     length = ("--run.decisions", "96", "--data.warmup_decisions", "32", "--run.final_episodes", "3")
-    evaluations = []
+    kept, returns = [], []
     for name in ("first", "second"):
         run = tmp_path / name
         line = ["train", "--run", str(run), "--tasks", "toy/catch", *sizes, *length]
         command = [sys.executable, "-m", "scalezero", *line]
         subprocess.run(command, env=os.environ | own, check=True, capture_output=True)
-        evaluations.append(json.loads((run / "evaluations.json").read_text())[0]["tasks"])
-        kept = {file.name for file in (tmp_path / "jax").glob("traced-*")}
-        assert len(kept) == 2
-    assert evaluations[0] == evaluations[1]
+        returns.append(json.loads((run / "evaluations.json").read_text())[0]["tasks"])
+        files = (tmp_path / "jax").glob("traced-*")
+        kept.append({file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files})
+    assert kept[0] == kept[1]  # none was written again
+    assert len(kept[0]) == 2
+    assert returns[0] == returns[1]

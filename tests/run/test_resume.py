@@ -14,7 +14,6 @@ import pytest
 import tomli_w
 from tiny import SETTINGS, tiny
 
-from scalezero.agent import act
 from scalezero.run import collect
 from scalezero.run.checkpoint import named_leaves
 from scalezero.run.folder import RunError, RunFolder
@@ -132,22 +131,23 @@ def test_decisions_are_at_random_until_enough_are_made_and_planned_after(tmp_pat
     assert turns("resumed", 10) == 8 * ["act_at_random"] + 2 * ["act"]
 
 
-def test_the_search_is_compiled_beside_the_decisions_at_random_and_once(tmp_path, monkeypatch):
-    traced_by, decided = [], act._decided
+def test_the_search_is_compiled_beside_the_decisions_at_random_and_once(tmp_path):
+    compiled = []
 
-    def noted(*args, **rest):
-        traced_by.append(threading.current_thread().name)
-        return decided(*args, **rest)
+    def listen(event, seconds, fun_name="", **_):
+        if event.endswith("backend_compile_duration") and fun_name == "jit(act)":
+            compiled.append(threading.current_thread().name)
 
-    monkeypatch.setattr(act, "_decided", noted)
     jax.clear_caches()
     config = tiny()
     run = Run(config, RunFolder.open(tmp_path / "r", config))
+    jax.monitoring.register_event_duration_secs_listener(listen)
     for _ in range(13):
         run.turn()
     run.close()
-    assert len(traced_by) == 1
-    assert traced_by[0].startswith("search")
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert len(compiled) == 1
+    assert compiled[0].startswith("search")
 
 
 def test_a_nan_loss_stops_the_run_and_names_the_task(tmp_path):
