@@ -56,6 +56,14 @@ def leave(folder: Path) -> tuple[Path, Path]:
     return old, new
 
 
+class Kept(Exception):
+    """What was to be kept would have been."""
+
+
+def keep() -> None:
+    raise Kept
+
+
 def run(home: Path) -> subprocess.CompletedProcess:
     own = {"SCALEZERO_CACHE": str(home), "JAX_PLATFORMS": "cpu"}
     others = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
@@ -147,12 +155,6 @@ def test_what_jax_was_told_comes_first(told, tmp_path, monkeypatch, named, varia
 
 @pytest.mark.parametrize("verb", ["train", "check", "bench", "load"])
 def test_whatever_compiles_keeps_it(verb, tmp_path, monkeypatch):
-    class Kept(Exception):
-        pass
-
-    def keep():
-        raise Kept
-
     monkeypatch.setattr(compiled, "keep", keep)
     config = configure.resolve(tasks=["toy/catch"])
     calls = {
@@ -167,12 +169,6 @@ def test_whatever_compiles_keeps_it(verb, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "play"])
 def test_the_command_line_keeps_what_is_traced(verb, tmp_path, monkeypatch):
-    class Kept(Exception):
-        pass
-
-    def keep():
-        raise Kept
-
     monkeypatch.setattr(compiled, "keep_traced", keep)
     config = configure.resolve(tasks=["toy/catch"])
     run = str(RunFolder.open(tmp_path / "run", config).path)
