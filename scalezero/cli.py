@@ -106,7 +106,8 @@ def check(options: argparse.Namespace, flags: dict[str, str]) -> int:
     from scalezero.run.check import check as call
 
     if options.memory:
-        print("a run is started twice for a moment; the first compiles", file=sys.stderr)
+        say = "a run is started twice for a moment; the first compiles what is not kept yet"
+        print(say, file=sys.stderr)
     call(config, timed=options.time, probed=options.memory).show()
     return 0
 

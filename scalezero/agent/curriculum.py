@@ -98,7 +98,8 @@ def reason_to_grow(now: Curriculum, updates: int, settings: DpsSettings) -> str 
     after `settings.stage_updates`. The last stage lasts to the end of the run.
     """
     left = settings.stages - 1 - now.stage
-    if left <= 0 or (now.stage == 0 and updates < settings.first_updates):
+    begun = now.stage > 0 or updates >= settings.first_updates
+    if not settings.on or left <= 0 or not begun:
         return None
     total = len(now.solved)
     solved = sum(now.solved)

@@ -69,6 +69,17 @@ def _world(config: Config, stage: int, jit: Callable[..., Any]) -> World:
     return fresh
 
 
+def stages_of(config: Config) -> int:
+    """How many stages a run may go through."""
+    return config.dps.stages if config.dps.on else 1
+
+
+def optimiser_of(config: Config) -> Optimiser:
+    """The optimiser of a run, whose schedule is as long as the run."""
+    learnt_from = config.run.decisions - config.data.warmup_decisions
+    return Optimiser(config.learn, round(learnt_from * config.learn.replay_ratio))
+
+
 def learner_of(config: Config, rule: Optimiser, stage: int = 0) -> Learner:
     """A learner that has learnt nothing yet, with the adapters of `stage`."""
     return learner(world_of(config, stage), rule)

@@ -29,6 +29,7 @@ from scalezero.run.build import (
     learner_of,
     learner_shape,
     rows_of,
+    stages_of,
     tasks_of,
 )
 from scalezero.run.inputs import library_shape
@@ -75,11 +76,11 @@ class Sizes:
         table.add_row("all", f"{sum(self.bytes.values()):,}")
         if self.memory is not None:
             table.add_section()
-            table.add_row("a first start, which compiles (measured)", f"{self.memory.compiling:,}")
-            table.add_row("a later one (measured)", f"{self.memory.started:,}")
+            table.add_row("measured, compiling what was not kept", f"{self.memory.compiling:,}")
+            table.add_row("measured, with all of it kept", f"{self.memory.started:,}")
             table.add_row("at the end, with full replays", f"{self.memory.peak:,}")
             if self.memory.device is not None:
-                table.add_row("on the device, measured", f"{self.memory.device:,}")
+                table.add_row("measured, on the device", f"{self.memory.device:,}")
         table.add_row("this machine's memory", f"{psutil.virtual_memory().total:,}")
         console.print(table)
         if len(self.stages) > 1 or self.stages[0].update_seconds is not None:
@@ -112,7 +113,6 @@ def check(config: Config, *, timed: bool = False, probed: bool = False) -> Sizes
     tasks = tasks_of(config)
     rule = Optimiser(config.learn, 1)
     state = learner_shape(config, rule)
-    stages = config.dps.stages if config.dps.on else 1
     library = library_shape(config)
     parts = {name: getattr(state.world, name) for name in World.__dataclass_fields__}
     counts = {name: sum(x.size for x in arrays(part)) for name, part in parts.items()}
@@ -127,7 +127,7 @@ def check(config: Config, *, timed: bool = False, probed: bool = False) -> Sizes
             "batches of one call": batch_bytes(tasks, state.world, config),
             "replay when full": sum(replay_bytes(task, len(tasks), config) for task in tasks),
         },
-        stages=tuple(stage_sizes(config, stage, timed=timed) for stage in range(stages)),
+        stages=tuple(stage_sizes(config, n, timed=timed) for n in range(stages_of(config))),
         memory=probe(config) if probed else None,
     )
 

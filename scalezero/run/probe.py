@@ -13,7 +13,7 @@ from typing import Any
 
 from scalezero import configure
 from scalezero.config import Config, ConfigError, EnvSettings
-from scalezero.run.build import replays_of, tasks_of
+from scalezero.run.build import replays_of, stages_of, tasks_of
 from scalezero.run.folder import RunFolder
 from scalezero.run.stop import Stop
 
@@ -24,8 +24,8 @@ MOMENT = 60  # decisions of an episode
 class Memory:
     """Bytes that a run takes at most, in the memory of its own process and on the device."""
 
-    compiling: int  # of a first start, which compiles
-    started: int  # of a later one, once it has learnt, evaluated and saved
+    compiling: int  # of a start that compiles what was not kept before it
+    started: int  # of one that finds all of it kept, and has learnt, evaluated and saved
     filling: int  # more, until it ends: what its replays will hold
     device: int | None  # where that is counted
 
@@ -38,16 +38,17 @@ class Memory:
 def probe(config: Config) -> Memory:
     """What a run of `config` takes, found by two very short ones.
 
-    The first compiles, which takes memory of its own; the second finds the programs kept. Not
-    counted, neither here nor in a run's metrics: games in processes of their own, and the later
-    stages of a model that grows.
+    The first compiles what no run kept before, which takes memory of its own; the second finds
+    all programs kept. Not counted: games in processes of their own, which a run's metrics leave out
+    too; the encoder's programs for more or longer new texts than there are in a moment; and what is
+    compiled anew when a library of texts is full.
 
     Raises:
         ConfigError: The run does not start or was killed; the message is its own.
     """
     with TemporaryDirectory(prefix="scalezero-", ignore_cleanup_errors=True) as scratch:
         file = Path(scratch) / "config.toml"
-        file.write_text(configure.dump(_short(config)))
+        file.write_text(configure.dump(moment(config)))
         first, second = (_taken(file, Path(scratch) / name) for name in ("first", "second"))
     device = second.get("memory/device_peak_bytes")
     return Memory(
@@ -58,31 +59,43 @@ def probe(config: Config) -> Memory:
     )
 
 
-def filling(config: Config) -> int:
-    """Bytes of the replays that a run will have written to by its end."""
-    return sum(
-        int(replay.bytes * min(1.0, config.run.decisions / len(replay.store.ending)))
-        for replay in replays_of(config)
-    )
+def moment(config: Config) -> Config:
+    """A run of one call's updates at each stage, by the very programs of a run of `config`.
 
-
-def _short(config: Config) -> Config:
-    """`config` for one call's updates, with short episodes."""
-    calls = config.learn.updates_per_call
+    Episodes are short. It begins at random if `config` does, then searches, and its learning rate
+    is that of the whole run.
+    """
+    warmup = config.data.warmup_decisions
+    at_random = min(1, warmup)
+    decisions = max(1, config.run.decisions - warmup + at_random)
     envs = {
         task.name: config.env.get(task.name, EnvSettings()).model_copy(
             update={"max_decisions": min(MOMENT, task.max_decisions)}
         )
         for task in tasks_of(config)
     }
-    return config.model_copy(
-        update={
-            "data": config.data.model_copy(update={"warmup_decisions": 0}),  # so it searches too
-            "run": config.run.model_copy(
-                update={"updates": calls, "final_episodes": 1, "log_every": 1}
-            ),
-            "env": {**config.env, **envs},
-        }
+    changes = {
+        "data": {"warmup_decisions": at_random},
+        "run": {
+            "decisions": decisions,
+            "updates": config.learn.updates_per_call * stages_of(config),
+            "evaluate_every": decisions,  # no task is solved, and no stage skipped
+            "final_episodes": 1,
+            "log_every": 1,
+        },
+        "dps": {"first_updates": 0, "stage_updates": 1},  # each ends with a call's updates
+    }
+    sections = {
+        name: getattr(config, name).model_copy(update=change) for name, change in changes.items()
+    }
+    return config.model_copy(update={**sections, "env": {**config.env, **envs}})
+
+
+def filling(config: Config) -> int:
+    """Bytes of the replays that a run will have written to by its end."""
+    return sum(
+        int(replay.bytes * min(1.0, config.run.decisions / len(replay.store.ending)))
+        for replay in replays_of(config)
     )
 
 

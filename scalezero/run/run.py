@@ -21,7 +21,6 @@ from scalezero.agent.curriculum import (
     reason_to_grow,
 )
 from scalezero.agent.learner import Learner, grown, update_many
-from scalezero.agent.optimiser import Optimiser
 from scalezero.config import Config
 from scalezero.data.mixture import Mixture
 from scalezero.envs.spec import Text
@@ -52,15 +51,13 @@ class Run:
         self.mixture = Mixture(self.replays)
         self.rng = np.random.default_rng(config.seed)
         _, self.act_key, self.evaluate_key = build.keys_of(config)
-        learnt_from = config.run.decisions - config.data.warmup_decisions
-        self.rule = Optimiser(config.learn, round(learnt_from * config.learn.replay_ratio))
+        self.rule = build.optimiser_of(config)
         self.curriculum = curriculum(len(self.tasks))
         self.slots = slots_of(self.tasks, self.curriculum.solved, config.dps.freed)
-        self.turns = self.updates = 0
+        self.turns = self.updates = self.evaluations = 0
         self.given = np.zeros(len(self.tasks))  # slots of batches that held each task
         self.dealt = (0.0, 0)  # decisions of a slot, and what `_clock` said, when slots were dealt
         self.next_evaluation = config.run.evaluate_every
-        self.evaluations = 0  # how many were made
         self.seconds = 0.0  # of training in earlier starts
         self.began = time.monotonic()
         self.finished = False  # the last evaluation was made; a longer run has another one
@@ -144,6 +141,8 @@ class Run:
         begun = all(replay.starts for replay in self.replays)
         while begun and self.updates + learn.updates_per_call <= due:
             self.learn(learn.updates_per_call)
+            if reason_to_grow(self.curriculum, self.updates, self.config.dps):
+                break  # what is still due is the next stage's
         return {task: float(np.mean(self.recent[task])) for task in ended}
 
     def evaluate(self, episodes: int, between: Callable[[], None]) -> Evaluation:
@@ -193,6 +192,7 @@ class Run:
         before = self._sizes()
         growth = build.growth_of(self.config, self.curriculum.stage)
         self.state = grown(self.state, self.rule, growth)
+        jax.clear_caches()  # of updates that none will ask for; the search is loaded again
         self.actor = Actor(self.state.world)
         self.curriculum = advanced(self.curriculum, self.updates)
         said = f"stage {self.curriculum.stage} at update {self.updates:,}: {why}"

@@ -84,9 +84,8 @@ def _loop(run: Run, progress: Progress, stop: Stop) -> None:
     while not _over(run):
         stop.check()
         ended = run.turn()
-        if run.config.dps.on:
-            for text in run.grow():
-                progress.message(text)
+        for text in run.grow():
+            progress.message(text)
         if run.decisions >= next_log:
             next_log += settings.log_every
             run.log()

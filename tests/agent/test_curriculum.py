@@ -78,27 +78,32 @@ def stages(settings, updates, solved_at, total=8):
     ],
 )
 def test_with_nothing_solved_stages_begin_when_the_last_has_lasted_long_enough(first, each, begins):
-    settings = DpsSettings(stages=5, first_updates=first, stage_updates=each)
+    settings = DpsSettings(on=True, stages=5, first_updates=first, stage_updates=each)
     assert stages(settings, 200_000, []) == begins
 
 
 def test_a_stage_ends_early_when_its_share_of_the_unsolved_tasks_is_solved():
-    settings = DpsSettings(stages=5, first_updates=10_000, stage_updates=100_000)
+    settings = DpsSettings(on=True, stages=5, first_updates=10_000, stage_updates=100_000)
     # 2 of the quota ceil(6 / 4), 2 of ceil(4 / 3), 2 of ceil(2 / 2), 1 of 1
     solved_at = [1_000, 11_000, 20_000, 21_000, 30_000, 31_000, 40_000]
     assert stages(settings, 100_000, solved_at) == [11_000, 21_000, 31_000, 40_000]
-    settings = DpsSettings(stages=2, first_updates=0, stage_updates=100_000)
+    settings = DpsSettings(on=True, stages=2, first_updates=0, stage_updates=100_000)
     assert stages(settings, 50_000, [5_000, 6_000, 7_000]) == []
     assert stages(settings, 50_000, [5_000, 6_000, 7_000, 8_000]) == [8_000]
 
 
 def test_stage_0_lasts_its_minimum_whatever_is_solved():
-    settings = DpsSettings(stages=3, first_updates=10_000, stage_updates=100_000)
+    settings = DpsSettings(on=True, stages=3, first_updates=10_000, stage_updates=100_000)
     assert stages(settings, 50_000, [0] * 8)[0] == 10_000
 
 
 def test_one_stage_never_grows():
-    settings = DpsSettings(stages=1, first_updates=0, stage_updates=1)
+    settings = DpsSettings(on=True, stages=1, first_updates=0, stage_updates=1)
+    assert stages(settings, 50_000, [0] * 8) == []
+
+
+def test_what_is_off_never_grows():
+    settings = DpsSettings(stages=2, first_updates=0, stage_updates=1)
     assert stages(settings, 50_000, [0] * 8) == []
 
 

@@ -14,11 +14,13 @@ from tiny import SETTINGS, tiny
 
 from scalezero import configure
 from scalezero.config import ConfigError
+from scalezero.run.build import optimiser_of, stages_of
 from scalezero.run.check import check
 from scalezero.run.folder import RunFolder
 from scalezero.run.pace import memory
-from scalezero.run.probe import Memory, filling, probe, run_in
+from scalezero.run.probe import Memory, filling, moment, probe, run_in
 from scalezero.run.run import Run
+from scalezero.run.train import train
 
 SLACK = 1 << 20  # bytes in 600 turns, which with the batches of their updates make more than 2
 
@@ -48,16 +50,50 @@ def test_replays_fill_as_far_as_a_run_goes():
 
 
 @pytest.mark.slow
-def test_what_a_run_takes_is_what_was_said(tmp_path):
-    config = tiny()
-    said = probe(config)
+def test_what_a_run_takes_is_what_was_said_and_it_finds_all_programs_kept(monkeypatch, tmp_path):
+    programs = tmp_path / "jax"
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))
+    kept = lambda: {file.name for file in programs.iterdir()}
+    config = tiny(
+        dps={"on": True, "stages": 2, "first_updates": 20, "stage_updates": 20, "rank": 4}
+    )
+    said, found = probe(config), kept()
     file = tmp_path / "config.toml"
     file.write_text(configure.dump(config))
-    train = ["train", "--config", str(file), "--run", str(tmp_path / "r")]
-    subprocess.run([sys.executable, "-m", "scalezero", *train], check=True, capture_output=True)
+    command = ["train", "--config", str(file), "--run", str(tmp_path / "r")]
+    subprocess.run([sys.executable, "-m", "scalezero", *command], check=True, capture_output=True)
     last = json.loads((tmp_path / "r" / "events.jsonl").read_text().splitlines()[-1])
     assert last["memory/peak_bytes"] == pytest.approx(said.peak, rel=0.1)
     assert said.peak == said.started + filling(config)
+    assert json.loads((tmp_path / "r" / "metrics.jsonl").read_text().splitlines()[-1])["stage"] == 1
+    assert kept() == found
+
+
+@pytest.mark.parametrize("preset", configure.presets())
+def test_a_moment_of_any_run_can_be_had_and_learns_by_the_same_schedule(preset, tmp_path):
+    grows = {"dps.on": "true"} if preset != "quickstart" else {}
+    config = configure.resolve(preset=preset, flags=grows)
+    file = tmp_path / "config.toml"
+    file.write_text(configure.dump(moment(config)))
+    short = configure.read(file)
+    assert optimiser_of(short) == optimiser_of(config)
+    assert short.run.updates == stages_of(config) * config.learn.updates_per_call
+
+
+def test_a_moment_reaches_every_stage_though_tasks_would_be_solved_and_stages_are_short(tmp_path):
+    floors = {name: {"floor": -1e6} for name in ("toy/target", "toy/chain")}
+    grows = {"on": True, "stages": 3, "first_updates": 1, "stage_updates": 1, "rank": 2}
+    config = tiny(
+        dps=grows | {"target": 0.0, "freed": "stop"},
+        env=floors,
+        run=SETTINGS["run"] | {"evaluate_every": 8},
+        data=SETTINGS["data"] | {"warmup_decisions": 0},
+        learn=SETTINGS["learn"] | {"replay_ratio": 0.25},
+    )
+    folder = RunFolder.open(tmp_path / "r", moment(config))
+    train(moment(config), folder)
+    (evaluation,) = folder.evaluated()
+    assert (evaluation["stage"], evaluation["updates"]) == (2, 6)
 
 
 def test_the_peak_of_a_process_is_its_own(tmp_path):

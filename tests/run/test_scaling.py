@@ -106,6 +106,20 @@ def test_resuming_after_a_switch_gives_the_uninterrupted_learner(grown_run):
     assert equal(again.state, run.state)
 
 
+def test_a_turn_that_owes_more_updates_than_a_stage_has_left_makes_no_more(tmp_path):
+    learn = SETTINGS["learn"] | {"replay_ratio": 8.0}
+    config = tiny(dps=GROWING, learn=learn)
+    run = Run(config, RunFolder.open(tmp_path / "r", config))
+    try:
+        while run.updates < GROWING["stage_updates"]:
+            turns(run, 1)
+        assert run.updates == GROWING["stage_updates"]
+        owed = learn["replay_ratio"] * (run.decisions - config.data.warmup_decisions) - run.updates
+        assert owed >= learn["updates_per_call"]
+    finally:
+        run.close()
+
+
 def test_the_switch_itself_is_the_same_after_a_resume(tmp_path):
     config = tiny(dps=GROWING)
     folder = RunFolder.open(tmp_path / "r", config)
@@ -178,8 +192,24 @@ def test_events_say_what_was_decided_and_what_it_had_cost(grown_run):
     assert said[0]["interactions"] == run.before_solved
 
 
+def test_a_new_stage_lets_go_of_the_updates_of_the_one_before(tmp_path):
+    def updates() -> int:
+        programs = jax.local_devices()[0].client.live_executables()
+        return sum("update_many" in each.hlo_modules()[0].name for each in programs)
+
+    jax.clear_caches()  # of other tests
+    config = tiny(dps=GROWING)
+    run = Run(config, RunFolder.open(tmp_path / "r", config))
+    turns(run, 60)
+    assert (run.curriculum.stage, updates()) == (0, 1)
+    assert run.grow()
+    turns(run, 8)
+    run.close()
+    assert (run.curriculum.stage, updates()) == (1, 1)
+
+
 @pytest.mark.parametrize("freed", ["share", "stop"])
-def test_only_a_new_stage_compiles_anything(tmp_path, freed):
+def test_tasks_that_leave_or_come_back_compile_nothing(tmp_path, freed):
     compiled = []
 
     def listen(event, seconds, **_):
@@ -201,7 +231,7 @@ def test_only_a_new_stage_compiles_anything(tmp_path, freed):
     turns(run, 8)
     run.close()
     jax.monitoring.unregister_event_duration_listener(listen)
-    assert compiled
+    assert compiled  # so it would have been heard
 
 
 def test_a_task_that_slips_comes_back(tmp_path):
