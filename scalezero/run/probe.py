@@ -1,6 +1,7 @@
 """How much memory will a run take? Found by starting it for a moment."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -60,13 +61,15 @@ def probe(config: Config) -> Memory:
 
 
 def moment(config: Config) -> Config:
-    """A run of one call's updates at each stage, by the very programs of a run of `config`.
+    """A run of two calls' updates or more at each stage, by the programs of a run of `config`.
 
-    Episodes are short. It begins at random if `config` does, then searches, and its learning rate
-    is that of the whole run.
+    Episodes are short. It begins at random if `config` does, then searches, beside updates too
+    (nothing is written between, which would wait for these), and its learning rate is that of the
+    whole run.
     """
-    warmup = config.data.warmup_decisions
+    calls, warmup = config.learn.updates_per_call, config.data.warmup_decisions
     at_random = min(1, warmup)
+    due = math.ceil(4 * config.learn.replay_ratio * config.data.envs)  # when updates begin, or less
     decisions = max(1, config.run.decisions - warmup + at_random)
     envs = {
         task.name: config.env.get(task.name, EnvSettings()).model_copy(
@@ -78,12 +81,12 @@ def moment(config: Config) -> Config:
         "data": {"warmup_decisions": at_random},
         "run": {
             "decisions": decisions,
-            "updates": config.learn.updates_per_call * stages_of(config),
+            "updates": 2 * calls * stages_of(config) + due,
             "evaluate_every": decisions,  # no task is solved, and no stage skipped
+            "log_every": decisions,
             "final_episodes": 1,
-            "log_every": 1,
         },
-        "dps": {"first_updates": 0, "stage_updates": 1},  # each ends with a call's updates
+        "dps": {"first_updates": 0, "stage_updates": min(config.dps.stage_updates, calls + 1)},
     }
     sections = {
         name: getattr(config, name).model_copy(update=change) for name, change in changes.items()
